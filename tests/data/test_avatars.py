@@ -83,6 +83,17 @@ def look(seed: str) -> Looks:
     return Looks(face, {shape: changed(MOUTH) for shape in SHAPES}, changed(EYES))
 
 
+def test_a_blink_leaves_the_mouth_as_it_is() -> None:
+    assert EYES[0] + EYES[2] <= MOUTH[0]
+    each = look(identities(8)[3].seed)
+    opened, shut = each.clip(["wide", "wide"], [False, True])
+    assert np.array_equal(opened, each.mouths["wide"])
+    changed = (opened != shut).any(-1)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), rows.max() + 1) == (EYES[0], EYES[0] + EYES[2])
+    assert (columns.min(), columns.max() + 1) == (EYES[1], EYES[1] + EYES[3])
+
+
 def test_the_same_parts_give_the_same_rows(tmp_path: Path) -> None:
     looks = [look(face.seed) for face in identities(8)]
     shapes, phonemes = ("open",) * 15 + ("closed",) * 10, ("a",) * 15 + ("",) * 10

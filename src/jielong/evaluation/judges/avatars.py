@@ -20,7 +20,7 @@ from jielong.media.reading.pictures import read_image
 
 SIZE, RATE = 64, 12.5
 """Of the clips; mouths are compared pixel by pixel."""
-MOUTH, EYES = (46, 20, 18, 24), (31, 10, 18, 44)
+MOUTH, EYES = (46, 20, 18, 24), (31, 10, 15, 44)
 """Top, left, height and width of the pixels that a mouth and a blink may change."""
 SHAPES = ("closed", "teeth", "open", "wide", "round", "pucker", "bite", "tongue", "smile")
 """Of the templates in a row's picture ``mouths``, from above."""
