@@ -36,7 +36,7 @@ PLANNED = """
 ## Planned
 
 Systems of the same five parts that are not there yet: Imagen Video; VideoGPT, MAGVIT-v2,
-Video Pixel Network, VideoMAR, Movie Gen and Open-Sora.
+VideoMAR, Movie Gen and Open-Sora.
 """
 
 

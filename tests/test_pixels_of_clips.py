@@ -15,6 +15,7 @@ from jielong.conditions.classes import Class
 from jielong.config.registry import parse_part
 from jielong.core.medium import ALONG_FRAMES, Medium
 from jielong.core.tokens import Tokens
+from jielong.evaluation.soft_targets import nats_of_generator
 from jielong.generation.generator import Generator
 from jielong.heads.base import HeadSettings
 from jielong.orders.base import OrderSettings
@@ -94,6 +95,18 @@ def test_given_frames_are_kept_seen_and_not_learned(draws: str) -> None:
     states = model.training_states(start)
     each = model.head.loss(states.hidden.flatten(0, 1), start.values.flatten(0, 1)).view(2, 24)
     torch.testing.assert_close(model.loss(start), each[:, 12:].mean())
+
+
+def test_nats_a_frame_are_the_loss_times_the_pixels_of_a_frame() -> None:
+    tokenizer, model = make(4, (3, 2), levels=9, head="bernoulli", order={"frames": {"inside": "raster", "given": 1}})
+    clips = torch.rand(5, 1, 4, 3, 2, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    found = nats_of_generator(tokenizer, model, clips, batch=2)
+    assert found is not None
+    assert found.value == pytest.approx(6 * model.loss(tokenizer.encode(clips)).item(), rel=1e-5)
+    assert (found.n, found.details["context"], found.details["frames"]) == (5, 1, 3)
+    assert found.value > found.details["bound"] > 0
+    other = make(2, (2, 2))
+    assert nats_of_generator(*other, clips[:, :, :2, :2]) is None
 
 
 def moving() -> torch.Tensor:

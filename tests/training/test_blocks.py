@@ -26,7 +26,7 @@ DEEP = {
 """Overrides of recipes by which most of the memory is that of blocks, and what is left of the peak at most."""
 
 
-WITHOUT_BLOCKS = {"dcgan-tiny", "nice-tiny"}
+WITHOUT_BLOCKS = {"dcgan-tiny", "nice-tiny", "video-gan-tiny"}
 
 
 class Live(TorchDispatchMode):

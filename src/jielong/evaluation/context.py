@@ -149,8 +149,13 @@ class EvalContext:
         settings = self.system.recipe.condition
         return None if settings is None else settings.from_heldout(self.items(prompts))
 
-    def draw(self, conditions: Sequence[object] | None, lengths: Sequence[int] | None = None) -> Tokens:
-        """Sampled tokens, one item per row; earlier stages of a cascade run first, as they do in :meth:`System.generate`."""
+    def draw(
+        self, conditions: Sequence[object] | None, lengths: Sequence[int] | None = None, start: tuple[Tokens, Tensor] | None = None
+    ) -> Tokens:
+        """Sampled tokens, one item per row; earlier stages of a cascade run first, as they do in :meth:`System.generate`.
+
+        ``start``: tokens and the positions of them that are kept, ``(N,)`` bool.
+        """
         done, negatives = 0, self._negatives(conditions)
         if stage_names(self.system.recipe):
             inputs = self._inputs()
@@ -172,6 +177,8 @@ class EvalContext:
             on_step=tick,
             lengths=lengths,
             negatives=negatives,
+            start=None if start is None else start[0],
+            known=None if start is None else start[1],
         )
 
     def _inputs(self) -> GenerationInputs:

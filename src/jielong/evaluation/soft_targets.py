@@ -9,12 +9,18 @@ whose least value is not 0 but ``H(z, z)``, which depends on the clips: the boun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.core.json import JSON
+from jielong.core.medium import ALONG_FRAMES
 from jielong.evaluation.provenance import Measurement
+from jielong.generation.generator import Generator
+from jielong.heads.bernoulli import BernoulliHead
+from jielong.tokenizers.base import Tokenizer
 
 
 def nats_per_frame(logits: Tensor, clips: Tensor) -> Tensor:
@@ -63,3 +69,33 @@ def _shares(clips: Tensor) -> Tensor:
     if clips.min() < -1 - 1e-6 or clips.max() > 1 + 1e-6:
         raise ValueError(f"clips are in [-1, 1], not from {float(clips.min()):.4g} to {float(clips.max()):.4g}")
     return ((clips.double() + 1) / 2).clamp(0, 1)
+
+
+@torch.no_grad()
+def nats_of_generator(
+    tokenizer: Tokenizer, model: Generator, media: Tensor, conditions: Sequence[object] | None = None, batch: int = 8
+) -> Measurement | None:
+    """:func:`soft_nats` of a generator whose head is ``bernoulli``, each pixel given the real ones before it; ``None`` of others.
+
+    Args:
+        tokenizer: That of the pixels.
+        model: Draws clips pixel by pixel; frames that are always given are context.
+        media: Clips ``(B, C, T, H, W)`` in [-1, 1], which are rounded to the tokenizer's levels.
+        conditions: Raw conditions of a conditional generator.
+        batch: Clips computed at once.
+    """
+    head, layout = model.head, model.layout
+    if not isinstance(head, BernoulliHead) or layout.axes != ALONG_FRAMES or not model.order.shifted:
+        return None
+    logits, clips = [], []
+    for first in range(0, len(media), batch):
+        tokens = tokenizer.encode(media[first : first + batch].to(model.device))
+        prepared = None
+        if model.condition is not None and conditions is not None:
+            prepared = model.condition.prepare(conditions[first : first + batch])
+        found = head.logits(model.training_states(tokens, prepared).hidden)
+        logits.append(found.transpose(1, 2).unflatten(2, layout.grid).float().cpu())
+        clips.append(tokenizer.decode(tokens).cpu())
+    given = model.order.given_positions(layout)
+    context = 0 if given is None else int(given.view(layout.grid).flatten(1).all(1).sum())
+    return soft_nats(torch.cat(logits), torch.cat(clips), context)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from jielong.core.json import JSON
 from jielong.core.medium import Medium
+from jielong.core.tokens import Tokens
 from jielong.evaluation.context import EvalContext, EvalResult, merged, sampling_of
 from jielong.evaluation.features import FeatureExtractor, FeatureSet
 from jielong.evaluation.frechet import frechet
@@ -16,6 +18,7 @@ from jielong.evaluation.network_evaluations import count_evaluations, first_of
 from jielong.evaluation.protocols import EvalProtocol, register_protocol
 from jielong.evaluation.provenance import Measurement, picture_hash
 from jielong.evaluation.reconstruction import psnr, ssim
+from jielong.evaluation.soft_targets import nats_of_generator
 from jielong.media.results import ResultItem, Results
 from jielong.networks.efficientnet import WeightsError
 
@@ -90,6 +93,11 @@ class VideoProtocol(EvalProtocol):
     def generator(self, context: EvalContext) -> EvalResult:
         """Those of any medium, and distances of generated videos to the held-out ones."""
         found = super().generator(context)
+        system, figures = context.system, dict[str, Measurement]()
+        if system.generator is not None and (
+            soft := nats_of_generator(system.tokenizer, system.generator, context.real, context.conditions())
+        ):
+            figures = {"nats_per_frame": soft}
         items, drawn = (found.items, found.drawn) if found.items is not None else _drawn(context)
         context.report("features", 0, 1)
         try:
@@ -98,7 +106,7 @@ class VideoProtocol(EvalProtocol):
             reason = f"{error}; pip install 'jielong[evaluate]'" if isinstance(error, ImportError) else str(error)
             apart = EvalResult(omitted=dict.fromkeys(("frechet", "motion_frechet"), reason))
         context.report("features", 1, 1)
-        return merged([found, apart], drawn, items)
+        return merged([found, EvalResult(figures), apart], drawn, items)
 
     def digest(self, real: Tensor, medium: Medium) -> dict[str, str]:
         """Of 8-bit frames."""
@@ -108,13 +116,26 @@ class VideoProtocol(EvalProtocol):
 def _drawn(context: EvalContext) -> tuple[Results[ResultItem], JSON]:
     """A video for each held-out caption or class, and how they were drawn."""
     system, conditions, begun = context.system, context.conditions(), time.perf_counter()
-    items = system.wrap(context.draw(conditions), names=context.names)
+    start = _start(context, conditions)
+    items = system.wrap(context.draw(conditions, start=start), names=context.names)
+    if start is not None:
+        return items, {
+            "items": "one that continues each held-out item from the frames that are always given, item i from (seed, i)",
+            "seconds_per_item": round((time.perf_counter() - begun) / len(context.rows), 4),
+        }
     counted = count_evaluations(system, first_of(conditions), sampling_of(system, context.draws), context.draws.seed)
     return items, {
         "items": "one a held-out caption or class, item i from (seed, i)",
         "seconds_per_item": round((time.perf_counter() - begun) / len(context.rows), 4),
         "evaluations_per_item": counted.to_json(),
     }
+
+
+def _start(context: EvalContext, conditions: Sequence[object] | None) -> tuple[Tokens, Tensor] | None:
+    """The tokens of held-out items and which of them are given, where a generator without a condition continues given frames."""
+    system, model = context.system, context.system.generator
+    given = None if model is None or conditions is not None else model.order.given_positions(model.layout)
+    return None if given is None else (system.encode(context.real), given)
 
 
 register_protocol("video", VideoProtocol())

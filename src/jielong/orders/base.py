@@ -122,6 +122,10 @@ class Order(ABC):
         """Positions of the last ``window`` places along the first axis up to the end of a block, at most: what a cache holds of them."""
         return layout.positions
 
+    def given_positions(self, layout: Layout) -> Tensor | None:
+        """Positions that are always given and never drawn, ``(N,)`` bool; ``None`` where all may be drawn."""
+        return None
+
     def check_known(self, layout: Layout, known: Tensor | None) -> None:
         """Raise ``ValueError`` if the order cannot begin with these positions given, ``(N,)`` bool; ``None`` for nothing given."""
         return

@@ -128,9 +128,14 @@ class FramesOrder(Order):
         """See :meth:`Order.span_of_window`: a block is passed at once, and its first frame looks furthest back."""
         return min(layout.grid[0], window + self.group - 1) * (layout.positions // layout.grid[0])
 
+    def given_positions(self, layout: Layout) -> Tensor | None:
+        """Those of the first blocks."""
+        return self.groups(layout) < self.given if self.given else None
+
     def check_known(self, layout: Layout, known: Tensor | None) -> None:
         """Raise ``ValueError`` unless the first blocks are known that always are; see :meth:`Order.check_known`."""
-        if self.given and (known is None or not bool(known[self.groups(layout) < self.given].all())):
+        given = self.given_positions(layout)
+        if given is not None and (known is None or not bool(known[given].all())):
             frames = "frame" if self.given * self.group == 1 else f"{self.given * self.group} frames"
             raise ValueError(
                 f"this generator continues given frames, and is not given the first {frames} of tokens: give a picture as first_frame "

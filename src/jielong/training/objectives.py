@@ -73,10 +73,18 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
     def values_of(batch: Batch) -> Sequence[object] | None:
         return None if settings is None else settings.from_batch(batch, experiment.media)
 
+    given = model.order.given_positions(model.layout)
+
     def generate(generator: Generator, values: Sequence[object] | None) -> Tokens:
+        start = None
+        if values is None and given is not None:  # samples continue the first held-out items
+            media = heldout.media(range(min(count, len(heldout)))).to(generator.device)
+            start = experiment.tokenizer.mean_cached(experiment.tokenizer.encode_to_cache(media))
         return generator.generate(
             values,
-            None if values is not None else count,
+            None if values is not None else count if start is None else len(start),
+            start=start,
+            known=None if start is None else given,
             sampling=recipe.sampling if values is not None else recipe.sampling.unconditional(),
             lengths=lengths_of(experiment.tokenizer, durations_of(recipe, values)),
         )
