@@ -166,8 +166,14 @@ def test_an_item_is_generated_alike_in_any_batch(name: str) -> None:
         model.condition.precompute(parts.data, parts.heldout)
         values = recipe.condition.from_batch(parts.heldout.batch(range(5)), parts.media)
     count, sampling = (None, recipe.sampling) if values is not None else (5, recipe.sampling.unconditional())
+    start, given = None, model.order.given_positions(model.layout) if values is None else None
+    if given is not None:
+        start = parts.tokenizer.encode(parts.heldout.media(range(5)))
     for lengths in (None, [3, 5, 3, 7, 5]) if parts.tokenizer.hop_length is not None else (None,):
-        whole, *others = [model.generate(values, count, seed=3, batch=batch, sampling=sampling, lengths=lengths) for batch in (5, 1, 2)]
+        whole, *others = [
+            model.generate(values, count, seed=3, batch=batch, sampling=sampling, lengths=lengths, start=start, known=given)
+            for batch in (5, 1, 2)
+        ]
         # Continuous tokens of random weights grow with every step that reads the last ones, and rounding with them.
         allowed = 0.0 if whole.layout.discrete else 1e-3 * float(whole.values.std())
         for part in others:
