@@ -49,7 +49,7 @@ class Levels(Judge):
 def context(path: Path) -> SimpleNamespace:
     media = open_data(path)
     rows = list(range(len(media)))
-    return SimpleNamespace(media=media, rows=rows, real=media.media(rows))
+    return SimpleNamespace(media=media, rows=rows, real=media.media(rows), system=SimpleNamespace(generator=None))
 
 
 def test_a_file_declares_its_judge_and_what_its_items_are(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ SETS = {
     "faces": ("image", "24,000 drawings of people from attributes, in five styles, with captions, 64 x 64; ships with jielong-zoo"),
     "faces-edits": ("image", "pairs of faces that differ in one attribute, and the instruction between them; ships with jielong-zoo"),
     "icons": ("image", "1,276 icons of a desktop by name and context, 64 x 64; build it once by: jielong data build icons"),
+    "missions": ("video", "5,000 missions done in a grid world, with captions, 17 frames of 64 x 64; ships with jielong-zoo"),
     "prompts": (
         "audio",
         "two hours of spoken prompts with transcripts, five languages and voices; build it once by: jielong data build prompts",

@@ -20,6 +20,8 @@ FIGURES = {
     "frechet": "Fréchet distance {:.0f}",
     "motion_frechet": "of motion {:.0f}",
     "attribute_accuracy": "attribute accuracy {:.1%}",
+    "solved": "missions solved {:.1%}",
+    "legal": "legal transitions {:.1%}",
     "retrieval_at_1": "R@1 of 100 {:.1%}",
     "mel_distance": "mel distance {:.1f} dB",
     "bitrate": "{:g} kbit/s",
@@ -33,6 +35,7 @@ FIGURES = {
 SHORT = {
     "attribute_accuracy": "{:.0%} right",
     "edit_goal": "{:.0%} as instructed",
+    "solved": "{:.0%} solved",
     "retrieval_at_1": "R@1 {:.0%}",
     "wer": "WER {:.0%}",
     "class_at_1": "class {:.0%}",

@@ -55,6 +55,7 @@ _KNOWN = {
     "faces": _FACES,
     "faces-edits": _FACES,
     "fashion-mnist": (("Fashion-MNIST, (c) 2017 Zalando SE", "MIT"),),
+    "missions": (("missions of BabyAI, drawn by Minigrid, (c) the Farama Foundation and the authors of BabyAI", "MIT, Apache-2.0"),),
     "sounds": (("samples of the Sonic Pi project", "CC0 1.0"),),
 }
 _SYNTHESIZERS = {

@@ -357,6 +357,7 @@ BUILT_IN: dict[str, Callable[[], Source]] = {
     "faces-edits": partial(_shipped, "faces-edits", "image", "faces"),
     "fashion-mnist": open_fashion_mnist,
     "icons": partial(_with_writing, "icons", "`jielong data build icons` (fetches 32 MB of a Debian package)"),
+    "missions": partial(_shipped, "missions", "video", "missions"),
     "prompts": partial(_built, "prompts", "audio", "`jielong data build prompts` (fetches 55 MB of Debian packages)"),
     "sounds": _sounds,
     "spoken-words": partial(_built, "spoken-words", "audio", "`jielong data build spoken-words` (fetches 161 MB from Debian)"),

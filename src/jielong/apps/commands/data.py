@@ -110,7 +110,7 @@ def build(
         str,
         typer.Argument(
             metavar="SET",
-            help="avatars, digits, emoji-full, faces, icons, prompts, sounds, spoken-words, strokes or synthetic-speech.",
+            help="avatars, digits, emoji-full, faces, icons, missions, prompts, sounds, spoken-words, strokes or synthetic-speech.",
         ),
     ],
     packages: Annotated[
@@ -121,17 +121,24 @@ def build(
     texts: Annotated[Path | None, typer.Option(help="synthetic-speech: a file of sentences, one per line.")] = None,
     size: Annotated[int | None, typer.Option(min=16, max=1024, help="faces, icons: side of the pictures in pixels; 64 by default.")] = None,
     count: Annotated[
-        int | None, typer.Option(min=100, max=1_000_000, help="faces: pictures, 24,000 by default; avatars: clips, 640 by default.")
+        int | None,
+        typer.Option(
+            min=100,
+            max=1_000_000,
+            help="faces: pictures, 24,000 by default; avatars: clips, 640 by default; missions: clips, 5,000 by default.",
+        ),
     ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="missions: seed of the random numbers; 0 by default.")] = None,
     pairs: Annotated[int | None, typer.Option(min=10, max=1_000_000, help="faces: pairs of faces-edits; 3,700 by default.")] = None,
     strokes: Annotated[int | None, typer.Option(min=1, max=15, help="strokes: most strokes of a character; 7 by default.")] = None,
     theme: Annotated[str | None, typer.Option(help="icons: the theme, oxygen or gnome; oxygen by default.")] = None,
 ) -> None:
     """Build a data set into the user's cache."""
     from jielong_zoo.builders.avatars.dataset import Avatars
-    from jielong_zoo.builders.building import AVATARS, ICONS, Speech, build_set
+    from jielong_zoo.builders.building import AVATARS, ICONS, MISSIONS, Speech, build_set
     from jielong_zoo.builders.faces.build import Faces
     from jielong_zoo.builders.icons import Icons
+    from jielong_zoo.builders.missions.build import Missions
     from jielong_zoo.builders.strokes.dataset import Strokes
     from jielong_zoo.builders.synthetic_speech import MINUTES
 
@@ -139,6 +146,9 @@ def build(
     if minutes is not None or by or texts is not None:
         speech = Speech(MINUTES if minutes is None else minutes, tuple(by or ("espeak",)), texts)
     icons = Icons(theme or Icons.theme, size or Icons.size) if name == ICONS or theme is not None else None
+    missions = None
+    if seed is not None or name == MISSIONS:
+        missions, count = Missions(Missions.count if count is None else count, seed or 0), None
     faces = None
     avatars = Avatars(count) if name == AVATARS and count is not None else None
     if (count is not None and avatars is None) or pairs is not None or (size is not None and icons is None):
@@ -146,7 +156,7 @@ def build(
     with Progress(console=notes, transient=True) as bar:
         task = bar.add_task(f"building {name}", total=None)
         written = None if strokes is None else Strokes(strokes)
-        path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces, icons, written, avatars)
+        path = build_set(name, packages, lambda done: bar.update(task, completed=done), speech, faces, icons, written, avatars, missions)
     typer.echo(path)
 
 

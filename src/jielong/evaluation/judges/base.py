@@ -34,12 +34,14 @@ class JudgedItems:
         real: The held-out items in their place, of the same shape.
         rows: The other columns of each of these.
         medium: Of both.
+        given: Names of the inputs that a generator was given of each held-out item; ``None`` of decoded items, which were given whole.
     """
 
     made: Tensor
     real: Tensor
     rows: Sequence[dict[str, Any]]
     medium: Medium
+    given: frozenset[str] | None = None
 
 
 class Judge(ABC):
@@ -87,7 +89,8 @@ def judged(context: EvalContext, made: Tensor) -> EvalResult:
     if missing := [column for column in judge.columns if column not in media.columns]:
         reason = f"{media.name} lacks the column {missing[0]!r}, which its judge {media.source.judge!r} reads"
         return EvalResult(omitted=dict.fromkeys(judge.names, reason))
-    items = JudgedItems(made.cpu().float(), context.real, rows_of(media, context.rows), media.medium)
+    given = None if context.system.generator is None else frozenset(context.system.inputs)
+    items = JudgedItems(made.cpu().float(), context.real, rows_of(media, context.rows), media.medium, given)
     try:
         figures = judge.figures(items)
         real = judge.figures(replace(items, made=items.real))

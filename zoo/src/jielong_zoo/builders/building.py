@@ -24,6 +24,7 @@ from jielong_zoo.builders.digits import build_digits
 from jielong_zoo.builders.emoji import SIZE, Concept, Drawing, concept_key, encode_drawing, write_set
 from jielong_zoo.builders.faces.build import Faces, build_faces
 from jielong_zoo.builders.icons import THEMES, Icons, build_icons
+from jielong_zoo.builders.missions.build import Missions, build_missions
 from jielong_zoo.builders.npm import install
 from jielong_zoo.builders.prompts import LICENCE as PROMPTS_LICENCE
 from jielong_zoo.builders.prompts import PACKAGES as PROMPTS
@@ -59,6 +60,7 @@ FACES = "faces"
 ICONS = "icons"
 STROKES = "strokes"
 AVATARS = "avatars"
+MISSIONS = "missions"
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,12 @@ def build_set(
     icons: Icons | None = None,
     strokes: Strokes | None = None,
     avatars: Avatars | None = None,
+    missions: Missions | None = None,
 ) -> Path:
     """Build a data set in the user's cache, with its licence beside it; a file is replaced only once it is complete.
 
     Args:
-        name: One of :data:`BUILDERS`, ``avatars``, ``faces``, ``icons``, ``strokes`` or ``synthetic-speech``.
+        name: One of :data:`BUILDERS`, ``avatars``, ``faces``, ``icons``, ``missions``, ``strokes`` or ``synthetic-speech``.
         packages: Folder of unpacked npm packages (a ``node_modules``), or of Debian packages (``.deb`` files, or their unpacked contents);
             of ``icons`` also the folder of the theme. By default they are downloaded with ``npm`` or ``apt-get``.
         progress: Called with the number of items so far.
@@ -98,6 +101,7 @@ def build_set(
         icons: Settings of ``icons``; for no other set.
         strokes: Settings of ``strokes``; for no other set.
         avatars: Settings of ``avatars``; for no other set.
+        missions: Settings of ``missions``; for no other set.
 
     Returns:
         The Parquet file.
@@ -118,12 +122,14 @@ def build_set(
         raise DataError(f"the most strokes of a character are for the set {STROKES!r}; {name!r} does not take them")
     if icons is not None and icons.theme not in THEMES:
         raise DataError(f"there is no theme called {icons.theme!r}; {nearest(icons.theme, [*THEMES])}")
+    if missions is not None and name != MISSIONS:
+        raise DataError(f"a seed is for the set {MISSIONS!r}; {name!r} takes none")
+    if packages is not None and name in (SYNTHETIC, MISSIONS):
+        raise DataError(f"{name!r} needs no packages: it is {'synthesized' if name == SYNTHETIC else 'played'}; omit packages")
     if name == SYNTHETIC:
-        if packages is not None:
-            raise DataError(f"{name!r} needs no packages: it is synthesized; omit packages")
         with one_writer(built_path(name)):
             return _build_synthetic(speech or Speech(), progress)
-    known = [*BUILDERS, FACES, ICONS, STROKES, AVATARS, SYNTHETIC]
+    known = [*BUILDERS, FACES, ICONS, MISSIONS, STROKES, AVATARS, SYNTHETIC]
     if name not in known:
         raise DataError(f"there is no set called {name!r} to build; {nearest(name, known)}")
     if speech is not None:
@@ -136,6 +142,10 @@ def build_set(
     if name == STROKES:
         with one_writer(built_path(strokes.name)):
             return build_strokes(packages, progress, strokes)
+    if name == MISSIONS:
+        missions = missions or Missions()
+        with one_writer(built_path(missions.name)):
+            return build_missions(progress, missions)
     if name == ICONS:
         with one_writer(built_path(icons.name)):
             return build_icons(packages, progress, icons)
