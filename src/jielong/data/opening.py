@@ -134,7 +134,7 @@ def other_split(opened: MediaSet, split: Split, whole: bool = False) -> MediaSet
 
 def _split_of(source: Source, medium: Medium, settings: DataSettings, split: Split | None, whole: bool) -> MediaSet:
     found = MediaSet(source, medium, _indices_of(source, split), settings)
-    return _without_long(found) if whole and medium.timed else found
+    return _without_long(found) if whole and medium.timed and not found.kind.fills else found
 
 
 def _warning(opened: Callable[P, MediaSet]) -> Callable[P, MediaSet]:

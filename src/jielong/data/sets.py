@@ -271,6 +271,8 @@ class MediaSet(Dataset[Batch]):
 
     def full_length(self, index: int) -> int:
         """Samples or frames of a whole item along time; from its header where that is exact."""
+        if self.kind.fills:
+            return self.medium.frames
         index = self.resolve(index)
         if index not in self._lengths:
             try:

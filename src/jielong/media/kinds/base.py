@@ -37,6 +37,7 @@ class MediaKind(ABC):
         by_path: Whether :meth:`decode` takes the path of a file in place of its bytes, since it reads parts of large files.
         written: Endings of files that one item is written to; ``suffixes`` by default.
         columns: Usual names of its column in a Parquet table.
+        fills: Whether every item is cut or continued to the length of the medium, so that none has to be read to know it.
         sample_count: Items of the sample grid that training writes.
         measured_count: Held-out items measured while training.
     """
@@ -51,6 +52,7 @@ class MediaKind(ABC):
     by_path: ClassVar[bool] = False
     written: ClassVar[Sequence[str]] = ()
     columns: ClassVar[Sequence[str]] = ()
+    fills: ClassVar[bool] = False
     sample_count: ClassVar[int] = 16
     measured_count: ClassVar[int] = 512
 

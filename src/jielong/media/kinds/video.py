@@ -64,6 +64,7 @@ class VideoKind(MediaKind):
     by_path = True
     written = (*WRITTEN, *(suffix for suffix in IMAGES if suffix not in WRITTEN))
     columns = ("video", "clip", "movie", "animation", "mp4", "webm", "gif", "bytes")
+    fills = True
     sample_count = 4
     measured_count = 64
 
@@ -138,10 +139,6 @@ class VideoKind(MediaKind):
     def to_float(self, stored: Tensor) -> Tensor:
         """0..255 to [-1, 1]."""
         return to_float(stored)
-
-    def frames_of(self, content: Content, name: str, medium: Medium) -> int | None:
-        """Those of the medium, to which every item is cut or continued."""
-        return medium.frames
 
     def preprocessing(self, medium: Medium, settings: DataSettings) -> str:
         """Decoding rules, size, channels, rate, and the background if it is not white."""
