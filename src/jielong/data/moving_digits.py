@@ -102,6 +102,7 @@ class MovingDigits(Source):
     def __init__(self, path: Path, name: str = "digits", counts: tuple[int, int] = (TRAIN, HELDOUT)) -> None:
         self.name, self.kind, self.unused, self.writing = name, "video", Ledger(), True
         self.native, self.channels = {"size": SIZE, "frames": FRAMES, "frame_rate": RATE}, 1
+        self.drawn = True
         self._path, self._digits = path, read_digits(path)
         self._places: list[tuple[Split, int]] = [
             (split, number) for split, count in zip(_SEEDS, counts, strict=True) for number in range(count)

@@ -51,6 +51,7 @@ class Subset(Source):
         self.items = [source.items[index] for index in self._index]
         self.unused, self.kind, self.classes = source.unused, source.kind, source.classes
         self.writing, self.native, self.channels, self.judge = source.writing, source.native, source.channels, source.judge
+        self.drawn = source.drawn
 
     def blob(self, index: int) -> bytes:
         """The encoded bytes of one item."""

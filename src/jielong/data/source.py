@@ -51,6 +51,7 @@ class Source(ABC):
         native: Keys of the `data:` section at which it is used unless others are given.
         channels: Of its items; ``None`` if it says nothing, so that those of its kind are used.
         judge: Name of the judge that reads what its items show (:mod:`jielong.evaluation.judges`); ``None`` if there is none.
+        drawn: Whether its items are drawn when they are read, so many that their tokens are not computed ahead.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Source(ABC):
     native: Mapping[str, float | Sequence[int]] = {}
     channels: int | None = None
     judge: str | None = None
+    drawn: bool = False
 
     @property
     def broken(self) -> dict[str, str]:

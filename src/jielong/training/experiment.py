@@ -120,7 +120,8 @@ class Experiment:
         return {**description, "data": {"items": len(self.data), "content": self.data.fingerprint}}
 
     def load_tokens(self, file: Path | None) -> Tokens | None:
-        """The training set's tokens from a file or the user's cache; ``None`` for a tokenizer's recipe, and where crops are drawn anew.
+        """The training set's tokens from a file or the user's cache; ``None`` for a tokenizer's recipe, and where crops or the
+        items themselves are drawn anew.
 
         Raises:
             ValueError: if a file does not fit, or items are changed before they are tokenized.
@@ -129,6 +130,8 @@ class Experiment:
         if file is not None and augmenter is not None:
             raise ValueError(f"{file} holds tokens of pictures as they are, but data.augment changes them: leave out one of the two")
         if self.generator is None or (augmenter is not None and augmenter.augmentation.crops):
+            return None
+        if file is None and self.data.source.drawn:
             return None
         if file is not None:
             return cache.read_for(file, self.tokenizer, self.data)
