@@ -23,7 +23,7 @@ LAYOUT = Layout((2, 4), channels=2)
 RECIPE = """\
 data: {size: 8}
 tokenizer: {pixels: {}}
-order: masked
+order: {masked: {choose: random}}
 backbone: {transformer: {layers: 1, width: 8, heads: 2}}
 head: HEAD
 sampling: SAMPLING

@@ -22,7 +22,7 @@ TEXT = "text: {encoder: bytes, length: 16, width: 8}"
 RECIPE = """\
 data: {size: 8}
 tokenizer: {pixels: {levels: 4}}
-order: masked
+order: {masked: {choose: random}}
 backbone: {transformer: {layers: 1, width: 16, heads: 2}}
 condition: CONDITION
 head: HEAD

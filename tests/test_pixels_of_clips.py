@@ -124,9 +124,9 @@ def test_a_random_direction_costs_one_bit_a_frame_and_the_baseline_one_at_each_p
     tokenizer, model = make(2, (6, 6), head="bernoulli", order=order, grown=0.0, width=24, decoder=decoder)
     tokens = tokenizer.encode(moving())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(80):
+    for step in range(160):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / 80)
+            group["lr"] = 1e-2 * (1 - step / 160)
         optimizer.zero_grad()
         loss = model.loss(tokens)
         loss.backward()

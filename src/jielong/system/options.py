@@ -59,6 +59,8 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
         voice: Recordings (paths, or ``Recording(waveform, rate)``), one or several, and so is ``emotion``.
         picture: Source pictures (paths, images, or tensors ``(C, H, W)``), one or several.
         first_frame: Pictures with which clips begin, and ``last_frame`` with which they end; given as ``picture`` is.
+        actions: Actions between the frames of clips: a text of names, or a tensor ``(n, numbers)``, one or several.
+        sound: Recordings that clips go with, given as ``voice`` is.
         low_resolution: Pictures to enlarge in place of an earlier stage's, for super-resolution; given as ``picture`` is.
         base_tokens: Token values ``(N, C)`` in place of those that a cascade's earlier stage would draw, one or several.
         variation_of: Pictures whose vectors take the place of a prior's, for unCLIP; given as ``picture`` is.
@@ -76,6 +78,8 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
     picture: object
     first_frame: object
     last_frame: object
+    actions: object
+    sound: object
     low_resolution: object
     base_tokens: object
     variation_of: object

@@ -147,6 +147,7 @@ def rows(clips: Sequence[Recorded], out: set[Combination]) -> list[JSON]:
                 "other_object": mission.other and mission.other.kind,
                 "other_color": mission.other and mission.other.color,
                 "steps": len(each.episode.actions),
+                "actions": " ".join(each.episode.action_names),
                 "name": each.name,
                 "split": "heldout" if each.combination in out else "train",
             }

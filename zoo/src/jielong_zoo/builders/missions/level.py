@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from minigrid.core.actions import Actions
 from minigrid.core.constants import COLOR_NAMES
 from minigrid.core.world_object import Door, WorldObj
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
@@ -45,6 +46,11 @@ class Episode:
     mission: Mission
     frames: npt.NDArray[np.uint8]
     actions: tuple[int, ...]
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The names of the actions, such as ``forward``."""
+        return tuple(Actions(action).name for action in self.actions)
 
 
 class MissionLevel(RoomGridLevel):
