@@ -74,7 +74,8 @@ def test_temperature_is_judged_by_the_chosen_sampler() -> None:
 
 
 def test_a_recipe_may_choose_and_is_refused_when_it_is_built() -> None:
-    text = "data: {size: 8}\ntokenizer: {pixels: {}}\norder: {masked: {choose: random}}\nbackbone: {transformer: {layers: 1, width: 8, heads: 2}}\n"
+    text = "data: {size: 8}\ntokenizer: {pixels: {}}\norder: {masked: {choose: random}}\n"
+    text += "backbone: {transformer: {layers: 1, width: 8, heads: 2}}\n"
     recipe = parse(text + "head: {flow_matching: {steps: 2}}\nsampling: {sampler: ddim}\ntrain: {samples: 8}\n")
     with pytest.raises(ValueError, match="has the samplers euler"):
         build_generator(recipe, KL().build(image_medium(3, (8, 8)), {}), ())

@@ -140,7 +140,7 @@ def test_what_cannot_be_streamed_says_why() -> None:
     pictures = VQ().build(image_medium(3, (16, 16)))
     assert isinstance(pictures, GridTokenizer)
     assert not pictures.any_length
-    with pytest.raises(ValueError, match="choose the autoencoder seanet or dac"):
+    with pytest.raises(ValueError, match="cannot be streamed: it has no time axis"):
         pictures.streaming()
 
 
