@@ -178,7 +178,7 @@ def test_a_misspelt_name_gets_the_nearest_of_all_kinds(name: str, near: str) -> 
 
 def test_a_part_takes_no_options_of_recipes() -> None:
     assert "--data" in command("show", "head.softmax", "--data", "emoji").stderr
-    assert "head.consistency" in command("show", "head", "--yaml").stderr
+    assert "such as head." in command("show", "head", "--yaml").stderr
 
 
 def test_one_key_is_shown_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def context(frames: int, times: int, causal: bool) -> BuildContext:
 
 
 def actions(frames: int = 9, times: int = 3, causal: bool = True, **settings: Any) -> ActionsCondition:
-    built = Actions(width=8, **(settings or {"names": NAMES})).build(context(frames, times, causal))
+    built = Actions(width=8, **(settings or {"kinds": NAMES})).build(context(frames, times, causal))
     assert isinstance(built, ActionsCondition)
     return built
 
@@ -64,7 +64,7 @@ def test_without_a_first_frame_of_its_own_groups_begin_at_the_first_frame() -> N
 
 
 def test_vectors_are_read_as_numbers() -> None:
-    built = actions(numbers=2)
+    built = actions(kinds=2)
     given = torch.tensor([[0.5, -1.0], [2.0, 0.0]])
     expected = built.map(given).detach()
     assert torch.equal(built.vectors(built.prepare([given]))[0, 1:3], expected)
@@ -89,13 +89,13 @@ def test_what_is_no_action_or_too_many_is_refused(value: str, message: str) -> N
 
 def test_vectors_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="rows of 2 finite numbers"):
-        actions(numbers=2).prepare([torch.zeros(3, 5)])
+        actions(kinds=2).prepare([torch.zeros(3, 5)])
 
 
-@pytest.mark.parametrize("settings", [{}, {"names": ["a"], "numbers": 2}, {"names": ["a b"]}, {"names": ["a", "a"]}])
-def test_settings_of_actions_are_checked(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"names|one word|named twice"):
-        Actions(**settings)
+@pytest.mark.parametrize("kinds", [(), 0, ("a b",), ("a", "a")])
+def test_settings_of_actions_are_checked(kinds: Any) -> None:
+    with pytest.raises(ValidationError, match=r"each once|one word|greater than or equal to 1"):
+        Actions(kinds=kinds)
 
 
 def sound(frames: int = 8, times: int = 4, reach: int = 1) -> SoundCondition:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext
@@ -69,11 +69,12 @@ class ActionsCondition(FramewiseCondition[Value]):
 
     def __init__(self, tokenizer: Tokenizer, settings: Actions) -> None:
         super().__init__(tokenizer, settings)
-        self.names, self.numbers = settings.names, settings.numbers
+        self.names = () if isinstance(settings.kinds, int) else settings.kinds
+        self.numbers = settings.kinds if isinstance(settings.kinds, int) else None
         self.map: nn.Module = (
             nn.Embedding(len(self.names) + 1, settings.width, padding_idx=0)
-            if settings.numbers is None
-            else nn.Linear(settings.numbers, settings.width, bias=False)
+            if self.numbers is None
+            else nn.Linear(self.numbers, settings.width, bias=False)
         )
         self.known = dict[str, Tensor]()
 
@@ -125,26 +126,24 @@ class ActionsCondition(FramewiseCondition[Value]):
 
 
 class Actions(FramewiseSettings, family="condition", name="actions"):
-    """Settings of the condition on the actions between frames; one of both.
+    """Settings of the condition on the actions between frames.
 
     Attributes:
-        names: Of all actions, such as ``[left, right, forward]``.
-        numbers: Numbers of an action that is a vector.
+        kinds: The names of all actions, such as ``[left, right, forward]``, or how many numbers an action is.
     """
 
     input: ClassVar[ConditionInput] = ActionsInput()
-    names: tuple[str, ...] = ()
-    numbers: int | None = Field(default=None, ge=1)
+    kinds: tuple[str, ...] | Annotated[int, Field(ge=1)]
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> Actions:
-        if bool(self.names) == (self.numbers is not None):
-            raise ValueError("give the names of all actions, such as names: [left, right, forward], or numbers: 7 for vectors of seven")
-        if faulty := [name for name in self.names if re.search(r"[\s,]", name) or not name]:
+    @field_validator("kinds")
+    @classmethod
+    def _words(cls, value: tuple[str, ...] | int) -> tuple[str, ...] | int:
+        names = () if isinstance(value, int) else value
+        if faulty := [name for name in names if re.search(r"[\s,]", name) or not name]:
             raise ValueError(f"a name of an action is one word, not {faulty[0]!r}")
-        if len(set(self.names)) < len(self.names):
-            raise ValueError("names: an action is named twice")
-        return self
+        if len(set(names)) < len(names) or value == ():
+            raise ValueError("name all actions, each once, such as [left, right, forward]; or give how many numbers an action is")
+        return value
 
     def build(self, context: BuildContext = NO_CONTEXT) -> ActionsCondition:
         """The condition. Raises ``ValueError`` without a tokenizer, or if its tokens do not lie in a clip."""

@@ -149,7 +149,7 @@ class GAN(WholeBlockSettings, family="head", name="gan"):
     mismatches: int = Field(default=1, ge=1)
     reads: Literal["projection", "concatenation"] = "projection"
     condition: int = Field(default=128, ge=8)
-    frame_discriminator: Annotated[SerializeAsAny[VectorEncoderSettings] | None, OfFamily("vector_encoder")] = None
+    frame_discriminator: Annotated[SerializeAsAny[VectorEncoderSettings], OfFamily("vector_encoder")] | None = None
     frames: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
