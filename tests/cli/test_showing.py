@@ -38,7 +38,7 @@ SECTIONS = [
     "data.image",
     "data.audio",
 ]
-AXES = {("rows", "columns"): "image", ("time",): "audio", None: None}
+AXES = {("rows", "columns"): "image", ("time",): "audio", ("time", "rows", "columns"): "video", None: None}
 
 
 @pytest.fixture(autouse=True)
@@ -214,7 +214,7 @@ def test_list_by_medium_agrees_with_what_is_built() -> None:
     sound = {line.split()[0] for line in succeed("list", "recipes", "--medium", "audio").stdout.splitlines()}
     assert {"vocos", "valle"} <= sound
     assert not {"maskgit", "var"} & sound
-    assert "video" in command("list", "parts", "--medium", "video").stderr
+    assert "smell" in command("list", "parts", "--medium", "smell").stderr
 
 
 def test_a_description_is_cut_at_a_comma_or_marked() -> None:
