@@ -31,6 +31,7 @@ def test_the_known_inputs() -> None:
     assert {each.name for each in registered_inputs().values() if each.generated} == {"base_tokens"}
     assert {each.keyword: each.option for each in registered_inputs().values() if not each.generated} == {
         "text": "--text", "classes": "--class", "seconds": "--seconds", "voice": "--voice", "emotion": "--emotion", "picture": "--picture",
+        "first_frame": "--first-frame", "last_frame": "--last-frame", "actions": "--actions", "sound": "--sound",
         "low_resolution": "--low-resolution", "variation_of": "--variation-of",
     }  # fmt: skip
     given, others = split_inputs({"text": "a", "classes": None, "voice": "v.wav", "steps": 3, "seed": None})
