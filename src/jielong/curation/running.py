@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from jielong.media.reading.libraries import library
@@ -93,8 +93,9 @@ def _in_processes(
 
 def _pooled(function: Callable[[Item], Result], items: Sequence[Item], indices: Sequence[int], jobs: int) -> Iterator[tuple[int, Result]]:
     context = multiprocessing.get_context("spawn")  # threads of PyTorch and OpenCV do not survive a fork
-    stopped = context.Event()
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(os.getpid(), stopped))
+    # The processes end when the writing end is closed. An event would wait for processes that are asleep on it, also for one that died so.
+    reader, writer = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(os.getpid(), reader))
     waiting, running = iter(indices), dict[Future[Result], int]()
     try:
         while True:
@@ -106,16 +107,18 @@ def _pooled(function: Callable[[Item], Result], items: Sequence[Item], indices: 
                 yield running.pop(future), future.result()
     finally:
         if running:  # stopped by a signal or an error: what is half done is left
-            stopped.set()
+            writer.close()
         pool.shutdown(wait=True, cancel_futures=True)
+        writer.close()
+        reader.close()
 
 
-def _begin(parent: int, stopped: Event) -> None:
+def _begin(parent: int, stopped: Connection) -> None:
     """In a new process: leave Ctrl-C to the parent, and end when it says so, or is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        while os.getppid() == parent and not stopped.wait(_WATCH_SECONDS):
+        while os.getppid() == parent and not stopped.poll(_WATCH_SECONDS):
             pass
         os._exit(1)
 
