@@ -60,8 +60,6 @@ def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tones of 0.2 to 0.5 s, and a body declared for them."""
 
     class Plain(AutoencoderSettings, family="autoencoder", name="plain"):
-        reduction = property(lambda _: (50,))
-
         def build(
             self, *, channels: int, size: tuple[int, ...], dim: int, outputs: int | None = None, encoded: int | None = None
         ) -> Autoencoder:

@@ -134,7 +134,7 @@ def test_settings_are_of_one_medium() -> None:
     assert section.read({"kind": "image"}).model_dump(exclude_none=True) == {**usual, "kind": "image"}
     with pytest.raises(RecipeError, match="no kind of media called 'audoi'; did you mean 'audio'"):
         section.read({"kind": "audoi"})
-    text = RECIPE.format(set="prompts", tokenizer="vq: {autoencoder: seanet}")
+    text = RECIPE.format(set="prompts", tokenizer="vq: {autoencoder: {seanet: {ratios: [5, 4, 2]}}}")
     assert parse(parse(text).to_yaml()).data == parse(text).data
     with pytest.raises(RecipeError, match=r"no keys of another \(size of image and sample_rate of audio and duration of audio\)"):
         parse(text.replace("sample_rate:", "size: 64, sample_rate:"))

@@ -76,7 +76,7 @@ def test_it_trains_and_is_measured(tokenizer: str, folder: Path, tmp_path: Path)
     grid = (4, 4, 4) if tokenizer == "vector" else (3, 4, 4)
     assert system.tokenizer.layout.grid == grid
     figures = evaluate(system).figures
-    assert figures["psnr"].n == 4
+    assert figures["psnr"].n == 4 * frames_of(tokenizer)
     assert ("codebook_usage" in figures) == (tokenizer != "kl")
     if tokenizer != "vector":
         clips = open_data(folder, "heldout", size=SIDE, frames=9, frame_rate=RATE).media([0, 1])

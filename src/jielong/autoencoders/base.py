@@ -94,6 +94,11 @@ class AutoencoderSettings(Part):
             raise ValueError(f"{self._reads()}, not a size of {len(size)}: {self._choices(len(size))}")
         return check_grid(size, reduction, self.first_frame_alone)
 
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raise ``ValueError`` if a size does not divide into positions; settings without a :attr:`reduction` tell when they build."""
+        if type(self).reduction is not AutoencoderSettings.reduction:
+            self.grid(size, self.reduction)
+
     def check_axes(self, axes: Axes) -> None:
         """Raise ``ValueError`` when the data have other axes than the networks read, with autoencoders that fit."""
         if self.axes not in (None, axes):

@@ -214,4 +214,4 @@ class KL(TokenizerSettings, family="tokenizer", name="kl"):
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """See :meth:`TokenizerSettings.check_size`."""
-        self.autoencoder.grid(size, self.autoencoder.reduction)
+        self.autoencoder.check_size(size)

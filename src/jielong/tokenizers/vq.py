@@ -150,4 +150,4 @@ class VQ(TokenizerSettings, family="tokenizer", name="vq"):
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """See :meth:`TokenizerSettings.check_size`."""
-        self.autoencoder.grid(size, self.autoencoder.reduction)
+        self.autoencoder.check_size(size)
