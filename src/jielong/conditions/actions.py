@@ -11,9 +11,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext
-from jielong.conditions.framewise import FramewiseCondition, FramewiseSettings, zeros_beyond
+from jielong.conditions.framewise import FramewiseCondition, FramewiseSettings, check_column, zeros_beyond
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
-from jielong.config.registry import RecipeError, nearest
+from jielong.config.registry import nearest
 from jielong.core.text import shown
 
 if TYPE_CHECKING:
@@ -43,11 +43,7 @@ class ActionsInput(ConditionInput):
 
     def check(self, data: MediaSet, source: str) -> None:
         """There must be the column."""
-        if COLUMN not in data.columns:
-            raise RecipeError(
-                f"the recipe is conditioned on {self.noun}, but {source} has no column {COLUMN!r}: choose a set with one, such as "
-                "missions, or remove the condition"
-            )
+        check_column(self, COLUMN, "missions", data, source)
 
     def missing(self, data: MediaSet) -> list[int]:
         """Items without a list or text of actions; none is a list of none."""

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings, Value
+from jielong.config.registry import RecipeError
 from jielong.core.medium import ALONG_FRAMES, Axes
 from jielong.networks.conditioning import Conditioning
 
 if TYPE_CHECKING:
+    from jielong.conditions.inputs import ConditionInput
+    from jielong.data.sets import MediaSet
     from jielong.tokenizers.base import Tokenizer
 
 
@@ -78,6 +81,15 @@ class FramewiseSettings(ConditionSettings):
         return context.tokenizer
 
 
+def check_column(each: ConditionInput, column: str, example: str, data: MediaSet, source: str) -> None:
+    """Raise ``RecipeError`` unless a set has the column that supplies an input; ``example`` names a set that has it."""
+    if column not in data.columns:
+        raise RecipeError(
+            f"the recipe is conditioned on {each.noun}, but {source} has no column {column!r}: choose a set with one, such as {example}, "
+            "or remove the condition"
+        )
+
+
 def zeros_beyond(values: Tensor, count: int) -> Tensor:
-    """``(n, F)`` with zeros up to ``count`` rows."""
+    """``(n, ...)`` padded with zeros to ``count`` rows."""
     return torch.cat([values, values.new_zeros(count - len(values), *values.shape[1:])])

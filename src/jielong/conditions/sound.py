@@ -13,10 +13,9 @@ from torch.nn import functional as F
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext
 from jielong.conditions.cache import cached
-from jielong.conditions.framewise import FramewiseCondition, FramewiseSettings
+from jielong.conditions.framewise import FramewiseCondition, FramewiseSettings, check_column
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
 from jielong.conditions.voice import Recording, RecordingInput, Source, read_recording
-from jielong.config.registry import RecipeError
 from jielong.core.progress import counting
 from jielong.data.source import DataError
 from jielong.media.audio import resample
@@ -58,11 +57,7 @@ class SoundInput(RecordingInput):
 
     def check(self, data: MediaSet, source: str) -> None:
         """There must be the column."""
-        if COLUMN not in data.columns:
-            raise RecipeError(
-                f"the recipe is conditioned on {self.noun}, but {source} has no column {COLUMN!r}: choose a set with one, such as "
-                "avatars, or remove the condition"
-            )
+        check_column(self, COLUMN, "avatars", data, source)
 
     def missing(self, data: MediaSet) -> list[int]:
         """Items without a sound file."""
