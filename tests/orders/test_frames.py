@@ -92,6 +92,30 @@ def test_a_step_masks_one_block_and_cuts_what_follows(drawn: Any) -> None:
     assert seen == {1, 2}
 
 
+def test_all_blocks_are_masked_at_one_ratio() -> None:
+    layout = Layout((5, 4, 5), channels=2)
+    order = Frames(inside=MASKED, given=1, drawn="all").build()
+    counts = set[int]()
+    for seed in range(12):
+        view = order.view(layout, PerSampleRNG(seed, range(6)))
+        assert view.extent is None
+        assert torch.equal(view.known, ~view.loss_mask)
+        assert not bool(view.loss_mask[:, :20].any()), "the given frame is known"
+        count = view.loss_mask.sum(1)
+        assert len(set(count.tolist())) == 1, "one ratio a batch, as MAR"
+        assert 0.7 * 80 <= int(count[0]) <= 80
+        counts.add(int(count[0]))
+        if int(count[0]) < 72:
+            assert bool((view.known[:, 20:40].any(1) & view.loss_mask[:, 20:40].any(1)).any()), "frames of the past are masked in part"
+    assert len(counts) > 3
+
+
+def test_masks_of_all_blocks_are_those_of_masked_without_given_frames() -> None:
+    theirs = MASKED.build().view(CLIP, PerSampleRNG(3, range(4)))
+    ours = Frames(inside=MASKED, drawn="all").build().view(CLIP, PerSampleRNG(3, range(4)))
+    assert torch.equal(ours.loss_mask, theirs.loss_mask)
+
+
 def test_an_item_draws_the_same_masks_in_any_batch() -> None:
     layout = Layout((5, 2, 3), channels=2)
     order = Frames(inside=MASKED.model_copy(update={"ratio": Ratio(kind="truncated_normal", per="item")}), group=2, drawn="item").build()

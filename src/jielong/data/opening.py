@@ -317,7 +317,8 @@ def _built(name: str, kind: str, command: str) -> Source:
     return TableSource([path], name, kind_of(kind))
 
 
-def _shipped_path(name: str, build: str) -> Path:
+def shipped_path(name: str, build: str) -> Path:
+    """The file of a set that ships with `jielong-zoo`; raises :class:`DataError` where it is neither there nor built."""
     try:
         path = Path(importlib.import_module("jielong_zoo").path()) / "data" / f"{name}.parquet"
     except ImportError:
@@ -328,11 +329,11 @@ def _shipped_path(name: str, build: str) -> Path:
 
 
 def _shipped(name: str, kind: str, build: str) -> Source:
-    return TableSource([_shipped_path(name, build)], name, kind_of(kind))
+    return TableSource([shipped_path(name, build)], name, kind_of(kind))
 
 
 def _digits() -> Source:
-    return MovingDigits(_shipped_path("digits", "digits"))
+    return MovingDigits(shipped_path("digits", "digits"))
 
 
 def _sounds() -> Source:

@@ -42,7 +42,8 @@ class Frames(OrderSettings, family="order", name="frames"):
             one draw of a joint head (or independent draws) given those before it.
         given: First blocks that are always given, such as a first frame: they are not trained, and a call without them is refused.
         drawn: Whether a training step draws one block for the whole ``batch``, as published, so that what follows is not computed, or one
-            for each ``item``; only ``inside: masked`` draws.
+            for each ``item``; with ``all`` every block is masked at one ratio, so that a block sees earlier ones masked in part, as MAR
+            would train on clips and VideoMAR's ablation starts from. Only ``inside: masked`` draws.
         learned_time: Whether frames have learned position embeddings; by default only the rotary positions of a transformer tell them
             apart, which are relative, so that clips may be longer than in training.
         progressive_temperature: Multiply the temperature of the ``t``-th drawn block by ``0.9 + 10^-(t + 1)``, from ``t = 0`` on
@@ -53,7 +54,7 @@ class Frames(OrderSettings, family="order", name="frames"):
     group: int = Field(default=1, ge=1)
     inside: Annotated[SerializeAsAny[OrderSettings], OfFamily("order")] = Masked(ratio=Ratio(kind="truncated_normal"))
     given: int = Field(default=0, ge=0)
-    drawn: Literal["batch", "item"] = "batch"
+    drawn: Literal["batch", "item", "all"] = "batch"
     learned_time: bool = False
     progressive_temperature: bool = False
 
@@ -147,12 +148,23 @@ class FramesOrder(Order):
         return self.inside.inputs(embed, values, known, placeholder, start, stop)
 
     def view(self, layout: Layout, rng: PerSampleRNG, present: Tensor | None = None) -> TrainingView:
-        """One block is drawn and masked in part, with all before it known and what follows cut off; see :class:`Frames`."""
+        """One block is drawn and masked in part, with all before it known and what follows cut off; see :attr:`Frames.drawn`."""
+        if self.settings.drawn == "all":
+            return self._all_masked(layout, rng)
         groups, count = self.groups(layout), -(-layout.grid[0] // self.group)
         uniform = rng.shared("frame").uniform().expand(len(rng)) if self.settings.drawn == "batch" else rng.uniform().cpu()
         chosen = (self.given + uniform * (count - self.given)).long().clamp_max(count - 1)
         masked = self._masked(layout, rng, chosen, groups)
         return TrainingView(known=(groups <= chosen[:, None]) & ~masked, loss_mask=masked, extent=self._frames(layout, int(chosen.max())))
+
+    def _all_masked(self, layout: Layout, rng: PerSampleRNG) -> TrainingView:
+        """All blocks but the given ones are masked, as one block of the order inside."""
+        groups, place = self.groups(layout), layout.positions // layout.grid[0]
+        trained = groups >= self.given
+        inner = self.inside.view(replace(layout, grid=(int(trained.sum()) // place, *layout.grid[1:])), rng)
+        masked = torch.zeros(len(rng), layout.positions, dtype=torch.bool)
+        masked[:, trained] = inner.loss_mask
+        return TrainingView(known=~masked, loss_mask=masked)
 
     def _frames(self, layout: Layout, group: int) -> int:
         """Frames up to the end of a group."""
