@@ -45,10 +45,11 @@ class Causal:
         return Tokens(cells, Layout((1, 2, 2), channels=2))
 
 
-def condition(**settings: Any) -> Condition:
+def condition(dropped: float = 0.1, **settings: Any) -> Condition:
     tokenizer: Any = settings.pop("tokenizer", Causal())
     context = BuildContext(classes=["cat", "dog"], tokenizer=tokenizer)
-    return Composite(parts=(Class(width=8), FirstFrame(width=8, into="tokens")), width=8, **settings).build(context)
+    parts = (Class(width=8, cfg_dropout=dropped), FirstFrame(width=8, into="tokens"))
+    return Composite(parts=parts, width=8, **settings).build(context)
 
 
 def built(order: Any = None) -> Generator:
@@ -117,3 +118,14 @@ def test_tokens_of_a_picture_are_those_of_its_clip() -> None:
     first = found[0].layout.positions
     torch.testing.assert_close(found[0].values, tokenizer.encode(clips).values[:, :first], rtol=1e-5, atol=1e-5)
     assert {name for name, _ in built.named_parameters()} == {"null", "input.weight", "input.bias"}, "the tokenizer's weights are its own"
+
+
+def test_guidance_needs_what_is_left_out_at_times() -> None:
+    values = [{"class": "cat", "first_frame": pictures(1)[0]}]
+    condition().check_guided()
+    assert condition().compared(values).states.shape == (1, 2, 8)
+    always = condition(dropped=0)
+    with pytest.raises(ValueError, match=r"set condition\.composite\.parts\.class\.cfg_dropout above 0"):
+        always.check_guided()
+    with pytest.raises(ValueError, match="never dropped"):
+        always.compared(values)

@@ -109,6 +109,9 @@ class Condition(nn.Module, ABC, Generic[Value, Prepared]):
         mask = torch.ones(batch, 1, dtype=torch.bool, device=device or null.device)
         return Conditioning(null[:, None], mask, null, AlignedStates(null[:, None], mask) if self.alignment else None)
 
+    def check_guided(self) -> None:
+        """Raise ``ValueError`` if guidance would lead away from what training never saw."""
+
     def compared(self, values: Sequence[Value], draws: Draws | None = None) -> Conditioning:
         """What guidance leads away from, of items with these values: by default no condition. ``draws``: as of :meth:`noised`."""
         return self.unconditional(len(values))

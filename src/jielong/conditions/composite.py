@@ -152,6 +152,16 @@ class CompositeCondition(Condition[Mapping[str, object], dict[str, PartInputs]])
     def _map(self, name: str) -> nn.Linear:
         return cast("nn.Linear", self.maps[name])
 
+    def check_guided(self) -> None:
+        """See :meth:`Condition.check_guided`: beside a condition that guidance keeps, all others were dropped at times."""
+        kept = [name for name, part in self._parts.items() if part.kept_by_guidance]
+        always = [name for name, part in self._parts.items() if part.cfg_dropout == 0 and name not in kept]
+        if kept and always:
+            raise ValueError(
+                f"guidance compares with {' and '.join(kept)} alone, and {' and '.join(always)} would never be left out in training: set "
+                f"condition.composite.parts.{always[0]}.cfg_dropout above 0, such as 0.1, or sampling.guidance to 1"
+            )
+
     def compared(self, values: Sequence[Mapping[str, object]], draws: Draws | None = None) -> Conditioning:
         """Items with only the conditions that guidance keeps, where there are any."""
         kept = [name for name, part in self._parts.items() if part.kept_by_guidance]

@@ -63,7 +63,7 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
     """The generator's loss on tokens.
 
     Raises:
-        RecipeError: if the recipe trains a tokenizer.
+        RecipeError: if the recipe trains a tokenizer, or guides away from what it never trains.
     """
     recipe, heldout, settings, model = experiment.recipe, experiment.heldout, experiment.recipe.condition, experiment.generator
     if model is None:
@@ -74,6 +74,11 @@ def generator_objective(experiment: Experiment) -> GeneratorObjective:
         return None if settings is None else settings.from_batch(batch, experiment.media)
 
     given = model.order.given_positions(model.layout)
+    if model.condition is not None and recipe.sampling.guidance.scale != 1:
+        try:
+            model.condition.check_guided()
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
 
     def generate(generator: Generator, values: Sequence[object] | None) -> Tokens:
         start = None
