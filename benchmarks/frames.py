@@ -1,6 +1,7 @@
 """Seconds a clip frame by frame: the cache against the naive reference, which computes everything at every step, and each frame's time.
 
-    python benchmarks/frames.py --threads 1          # both tables, for each order inside a frame
+    python benchmarks/frames.py                      # both tables, with frames masked and at once
+    python benchmarks/frames.py --inside raster      # token by token within a frame, which takes minutes without a cache
     python benchmarks/frames.py --quick              # a smoke run
 
 Random weights draw as slowly as trained ones. Rounds of the sides are interleaved, so that a busy neighbour slows all alike; medians
@@ -113,7 +114,8 @@ def main() -> None:
         arguments.steps, arguments.head_steps, arguments.rounds, arguments.inside = 2, 2, 1, list(INSIDE)
     measured_on = machine(arguments.threads)
     size = f"{arguments.frames} frames of {arguments.side} x {arguments.side} tokens"
-    print(f"{size}, {arguments.layers} layers, width {arguments.width}; {measured_on}")
+    where = ", ".join(f"{name} {value}" for name, value in measured_on.items())
+    print(f"{size}, {arguments.layers} layers of width {arguments.width}; {where}")
     models = {name: make(name, arguments) for name in arguments.inside}
     print(f"\nseconds a clip\n  {'inside':<8} {'cached':>9} {'naive':>9} {'speedup':>9} {'difference':>12}")
     naive = {name: against_naive(name, model, arguments) for name, model in models.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from jielong.apps.comparison.measuring import originals, write_sheet
-from jielong.apps.comparison.report import _player
+from jielong.apps.comparison.report import WIDTH, _player, _samples
 from jielong.apps.serving.models import ServedModel, encoded, media_type
 from jielong.config.recipe import parse
 from jielong.config.zoo import kind_text
@@ -133,6 +134,15 @@ def test_they_are_compared_and_served(trained: tuple[Path, Path], folder: Path, 
     write_sheet(tmp_path / "left.png", originals(items, [0, 1]))
     assert sorted(path.name for path in (tmp_path / "left").iterdir()) == ["0000.webp", "0001.webp"]
     assert 'src="data:image/webp;base64,' in _player(tmp_path / "left" / "0000.webp")
+    with Image.open(tmp_path / "left.png") as sheet:
+        assert sheet.width < 2 * FRAMES * (SIZE + 2), "videos are below one another, each a row of frames"
+    (tmp_path / "sheets").mkdir()
+    for name in ("left", "left.png"):
+        (tmp_path / name).rename(tmp_path / "sheets" / name)
+    page = _samples(SimpleNamespace(folder=tmp_path, shown=["one", "two"]), ["left"])  # type: ignore[arg-type]
+    assert page.count('<img class="video"') == 2
+    assert page.index('class="video"') < page.index("frames in a row") < page.index("data:image/png")
+    assert f"width: {WIDTH}px; --columns: 2" in page, "players stand under their captions"
     served = ServedModel("bars", load(str(trained[1])))
     assert {"mp4", "webm", "gif", "webp", "png"} <= set(served.formats)
     data = encoded(served.system.generate(classes="left", seed=0)[0], "mp4")

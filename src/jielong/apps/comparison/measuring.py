@@ -116,10 +116,13 @@ def _shown(system: System, evaluation: Evaluation, items: MediaSet, count: int |
 
 
 def write_sheet(path: Path, shown: Results[ResultItem]) -> None:
-    """Write a grid of one row; and of items that an image does not show, such as sounds and videos, a folder of files beside it."""
+    """Write a grid of one row; and of items that an image does not show, such as sounds and videos, a folder of files beside it.
+
+    A video is a row of frames itself: they are below one another.
+    """
     if shown.sample_suffix is not None:
         shown.save(path.with_suffix(""))
-    write_image(path, shown.sheet(columns=len(shown)))
+    write_image(path, shown.sheet(columns=1 if shown.sample_columns == 1 else len(shown)))
 
 
 def coding_time(system: System, media: Tensor) -> tuple[dict[str, float], dict[str, object]]:

@@ -27,7 +27,7 @@ th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd 
 img { image-rendering: pixelated; display: block } figure { margin: .6rem 0 } figcaption { font-weight: 600 }
 .samples > .captions, .samples figure > div { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 4px }
 .samples { margin-top: 1.5rem } .samples audio { width: 100% } .captions span { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
-.samples .video { width: 128px; image-rendering: pixelated }
+.samples .video { width: 100%; max-width: 16rem } .samples summary { margin-top: .4rem; font-size: 13px }
 pre { white-space: pre-wrap; font-size: 12px }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } th, td { border-color: #444 } }
 """
@@ -114,16 +114,22 @@ def _strong(cell: Cell) -> str:
 
 
 def _samples(comparison: Comparison, labels: Sequence[str]) -> str:
-    """Sample grids of the same held-out items, one below the other, under their captions; players under those of sounds and videos."""
+    """Samples of the same held-out items, one row for each label, under their captions.
+
+    Pictures are a sample grid, sounds one with players below, and videos players with a sheet of their frames to unfold.
+    """
     figures, wide = [], 0
     for label in labels:
         path = comparison.folder / SHEETS / f"{label}.png"
         near = comparison.folder / SHEETS / f"{label}{NEAREST}.png"
         if path.exists():
             picture, width = _image(path, label)
-            wide = max(wide, width)
-            players = "".join(map(_player, sorted(each for each in path.with_suffix("").glob("*") if each.suffix in (".wav", ".webp"))))
-            figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{picture}<div>{players}</div></figure>")
+            files = sorted(path.with_suffix("").glob("*"))
+            videos = "".join(_player(each) for each in files if each.suffix == ".webp")
+            sounds = "".join(_player(each) for each in files if each.suffix == ".wav")
+            wide = max(wide, WIDTH if videos else width)
+            shown = f"<div>{videos}</div><details><summary>frames in a row</summary>{picture}</details>" if videos else picture
+            figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{shown}{f'<div>{sounds}</div>' if sounds else ''}</figure>")
             if near.exists():
                 figures.append(f"<details><summary>{escape(label)}: {COPIES}</summary>{_image(near, label)[0]}</details>")
     captions = "".join(f"<span>{escape(name)}</span>" for name in comparison.shown)

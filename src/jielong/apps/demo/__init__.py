@@ -1,4 +1,4 @@
-"""Demo: text-to-image by every shipped strategy, audio models, a system trained from scratch, and one HTML page with the results."""
+"""Demo: samples of every shipped strategy, a system trained from scratch, and one HTML page with the results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from jielong.apps.demo.audio_samples import sound_sections
+from jielong.apps.demo.clips import clip_sections
 from jielong.apps.demo.edits import EditedPicture, WordEdit, edit_in_words, editors
 from jielong.apps.demo.page import ORDERS, Reconstruction, Report, Strategy, render
 from jielong.apps.demo.scratch import Scratch, train_from_scratch
@@ -65,6 +66,7 @@ def run(
     models: Sequence[str] | None = None,
     tokenizer: str = TOKENIZER,
     sounds: Sequence[str] | None = None,
+    clips: Sequence[str] | None = None,
     prompts: Sequence[str] = PROMPTS,
     edits: Sequence[WordEdit] = EDITS,
     overrides: Sequence[str] = (),
@@ -81,6 +83,7 @@ def run(
             listed and skipped.
         tokenizer: Tokenizer whose reconstructions are shown.
         sounds: Audio models, names or folders; all shipped ones by default.
+        clips: Generators of clips, names or folders; all shipped ones by default.
         prompts: Captions to generate.
         edits: Changes in words, of pictures of the data set whose captions are among the prompts.
         overrides: ``a.b=c`` changes to both recipes from scratch.
@@ -98,6 +101,7 @@ def run(
     edited = _edited(edits, real, out, seed, missing, console)
     reconstructions = _reconstructions(tokenizer, missing)
     sections = sound_sections(seed, missing, sounds)
+    shown_clips = clip_sections(seed, out / "clips", missing, clips, lambda text: console.print(text, highlight=False))
     memory = {}
     if strategies:
         memory["generating"] = peak_memory()
@@ -118,6 +122,7 @@ def run(
         scratch=scratch,
         scratch_traces=_draw_classes(scratch, len(prompts), seed) if scratch is not None else (),
         sound_sections=sections,
+        clip_sections=shown_clips,
         credits=[str(each) for each in terms(SET)] if real else (),
         missing=missing,
         memory={name: value for name, value in memory.items() if value is not None},

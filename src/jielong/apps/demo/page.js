@@ -100,5 +100,21 @@
     });
   }
 
+  // A clip with sound: the frame of the moment that is heard.
+  function talking(root) {
+    const canvas = root.querySelector("canvas"), sound = root.querySelector("audio"), pen = canvas.getContext("2d");
+    const count = Number(root.dataset.count), rate = Number(root.dataset.rate);
+    const film = Object.assign(new Image(), { src: root.dataset.frames });
+    function paint() {
+      const frame = Math.min(count - 1, Math.floor(sound.currentTime * rate + 1e-6));
+      pen.drawImage(film, frame * canvas.width, 0, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
+      if (!sound.paused && !sound.ended) requestAnimationFrame(paint);
+    }
+    film.decode().then(paint);
+    ["play", "seeked", "ended", "pause"].forEach(event => sound.addEventListener(event, paint));
+    canvas.addEventListener("click", () => (sound.paused ? sound.play() : sound.pause()));
+  }
+
   document.querySelectorAll(".player").forEach(player);
+  document.querySelectorAll(".talking").forEach(talking);
 })();

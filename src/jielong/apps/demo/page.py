@@ -12,9 +12,10 @@ from html import escape
 
 from torch import Tensor
 
-from jielong.apps.demo import markup
+from jielong.apps.demo import clip_html, markup
 from jielong.apps.demo.audio_html import content
 from jielong.apps.demo.audio_samples import AudioSection
+from jielong.apps.demo.clips import ClipSection
 from jielong.apps.demo.edits import EditedPicture
 from jielong.apps.demo.picture_html import edited, two_world_lines, world_lines
 from jielong.apps.demo.scratch import Run, Scratch
@@ -81,6 +82,7 @@ class Report:
         scratch: The runs from scratch.
         scratch_traces: Images of the generator trained from scratch.
         sound_sections: Sections of audio models.
+        clip_sections: Sections of models of clips.
         credits: Attribution and licence of the pictures of the data set.
         missing: Unavailable models, with the reason.
         memory: Peak memory of the process in megabytes, by stage.
@@ -100,6 +102,7 @@ class Report:
     scratch: Scratch | None = None
     scratch_traces: Sequence[Trace] = ()
     sound_sections: Sequence[AudioSection] = ()
+    clip_sections: Sequence[ClipSection] = ()
     credits: Sequence[str] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     memory: Mapping[str, float] = field(default_factory=dict)
@@ -137,6 +140,7 @@ def render(report: Report) -> str:
         *(_order_section(report, strategy) for strategy in report.strategies if strategy.traces),
         _tokens(report),
         *(_section(section.title, *content(section)) for section in report.sound_sections),
+        *(_section(section.title, *clip_html.content(section)) for section in report.clip_sections),
         _scratch(report),
         _cost(report),
     ]
@@ -146,8 +150,9 @@ def render(report: Report) -> str:
         style=_read("page.css"),
         script=_read("page.js"),
         lead="A tokenizer encodes an image or a clip as tokens; a generator samples tokens step by step; the tokenizer decodes them. "
-        "Below: every shipped way of doing so on the same captions, one program and one sampling loop; models of speech and sounds; and a "
-        "small system trained from scratch.",
+        "Below: every shipped way of doing so on the same captions, one program and one sampling loop; models of speech and sounds"
+        f"{'; models of clips' if report.clip_sections else ''}; and a small system trained from scratch.",
+        media="image, audio and video" if report.clip_sections else "image and audio",
         facts="".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items()),
         sections="\n".join(section for section in sections if section),
         credits=f"{_absent(report)}{_credits(report)}",
