@@ -35,7 +35,7 @@ checks that it is up to date. Times and machines are in the header of each recip
 PLANNED = """
 ## Planned
 
-Systems of the same five parts that are not there yet: VideoGPT, Movie Gen, Open-Sora and Imagen Video.
+Systems of the same five parts that are not there yet: Movie Gen, Open-Sora and Imagen Video.
 """
 
 

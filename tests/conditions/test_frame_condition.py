@@ -22,9 +22,11 @@ from jielong.media.kinds.image import image_medium
 CLIPS = Medium("video", 3, ALONG_FRAMES, (5, 16, 24), 8.0)
 
 
-def condition(into: str = "positions", grid: tuple[int, ...] = (2, 4, 6), media: Medium = CLIPS, part: Any = FirstFrame) -> FrameCondition:
+def condition(
+    into: str = "positions", grid: tuple[int, ...] = (2, 4, 6), media: Medium = CLIPS, part: Any = FirstFrame, blocks: int = 0
+) -> FrameCondition:
     tokenizer: Any = SimpleNamespace(layout=Layout(grid, vocabulary=8), media=media)
-    built = part(width=8, into=into).build(BuildContext(tokenizer=tokenizer))
+    built = part(width=8, into=into, blocks=blocks).build(BuildContext(tokenizer=tokenizer))
     assert isinstance(built, FrameCondition)
     return built
 
@@ -54,6 +56,22 @@ def test_as_states_every_place_is_one_state_with_its_own_position() -> None:
     assert found.positions is None
     grey = built.embed(torch.zeros(1, 3, 16, 24)).states[0].unflatten(0, (4, 6))[1:-1, 1:-1].flatten(0, 1)  # borders see padding
     assert len(torch.unique(grey.detach(), dim=0)) == len(grey)
+
+
+@pytest.mark.parametrize("into", ["positions", "states"])
+def test_blocks_begin_at_the_vectors_of_the_places_and_add_to_them(into: str) -> None:
+    torch.manual_seed(0)
+    plain, deep, given = condition(into), condition(into, blocks=2), frames(2)
+    assert not deep.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    vectors = plain.input(given)
+    expected = deep.blocks[1](deep.blocks[0](vectors)) - vectors
+    of_plain, of_deep = plain.embed(given), deep.embed(given)
+    found = of_deep.states - of_plain.states if into == "states" else (of_deep.positions - of_plain.positions)[:, :24]
+    torch.testing.assert_close(found, expected.flatten(2).mT, rtol=1e-4, atol=1e-5)
+    for block in deep.blocks:
+        torch.nn.init.zeros_(block.conv2.weight)
+        torch.nn.init.zeros_(block.conv2.bias)
+    torch.testing.assert_close(deep.embed(given).states, of_plain.states)
 
 
 def test_a_dropped_frame_leaves_no_vector_along_positions() -> None:

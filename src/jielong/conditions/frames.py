@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
@@ -25,6 +26,7 @@ from jielong.media.images import to_bytes, to_float
 from jielong.media.kinds.base import kind_of
 from jielong.media.kinds.image import image_medium
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.convolutional import ResidualBlock
 from jielong.networks.embedding import PositionEmbedding, cell_convolution
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class LastFrameInput(FrameInput):
 
 
 class FrameCondition(Condition[Source, Tensor]):
-    """A frame through a convolution that gives a vector for each place of the token grid.
+    """A frame through a convolution, and residual blocks, that give a vector for each place of the token grid.
 
     As ``positions`` a place's vector is added to the inputs of its tokens at all times; as ``states`` they are a sequence that the backbone
     attends to. As ``tokens`` their mean is one state, and the clip begins with the frame's own tokens.
@@ -104,6 +106,7 @@ class FrameCondition(Condition[Source, Tensor]):
         self.frame, self.times = settings.input.frame, layout.grid[0]
         self.medium = image_medium(media.channels, (media.along("rows"), media.along("columns")))
         self.input = cell_convolution(media.channels, settings.width, self.medium.size, layout.grid[1:])
+        self.blocks = nn.Sequential(*(ResidualBlock(settings.width, settings.width) for _ in range(settings.blocks)))
         self.positioned = settings.into == "positions"
         places = layout.grid[1:]
         self.places = PositionEmbedding(places, settings.width) if settings.into == "states" else None
@@ -153,7 +156,7 @@ class FrameCondition(Condition[Source, Tensor]):
 
     def embed(self, prepared: Tensor) -> Conditioning:
         """``(B, C, H, W)`` to a state an item and vectors along positions, or to a state a place."""
-        vectors: Tensor = self.input(prepared.to(self.null.device, self.null.dtype)).flatten(2).mT
+        vectors: Tensor = self.blocks(self.input(prepared.to(self.null.device, self.null.dtype))).flatten(2).mT
         if self.begins:
             return Conditioning.single(vectors.mean(1))
         if self.places is None:
@@ -173,11 +176,13 @@ class FrameSettings(ConditionSettings):
     Attributes:
         into: ``positions`` adds it to the inputs place by place, at all times; ``states`` gives it to the backbone to attend to; ``tokens``
             begins the clip with its tokens, where a causal tokenizer has them apart, for orders that read given tokens.
+        blocks: Residual blocks of 3x3 convolutions over the places, behind the first convolution (VideoGPT: a ResNet).
     """
 
     axes: ClassVar[Axes | None] = ALONG_FRAMES
     input: ClassVar[FrameInput]
     into: Into | Literal["tokens"] = "positions"
+    blocks: int = Field(default=0, ge=0)
 
     @property
     def token_states(self) -> bool:
