@@ -117,9 +117,10 @@ def test_yaml_of_a_part_holds_its_defaults(name: str) -> None:
 def test_every_recipe_is_shown_with_the_source_of_every_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, recipe = shown(monkeypatch, "show", name), load(name)
     source = f"(?:{'|'.join(('recipe', 'default', 'derived', *built_in()))})?"  # stands beside the first line of a long value
+    whole = joined(text)
     for path, value, _ in showing.settings_of(recipe):
-        assert path in joined(text)
-        assert re.search(source.join(map(re.escape, joined(value))), joined(text))
+        assert path in whole
+        assert re.search(source.join(map(re.escape, joined(value))), whole)
     assert parse(succeed("show", name, "--yaml").stdout) == recipe
 
 

@@ -6,6 +6,7 @@ import importlib.resources
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 from jielong.config.explaining import explain
@@ -23,6 +24,11 @@ __all__ = ["Recipe", "RecipeError", "built_in", "load", "origins", "parse", "rea
 
 def built_in() -> dict[str, str]:
     """The built-in recipes: name to YAML text."""
+    return dict(_texts())
+
+
+@cache
+def _texts() -> dict[str, str]:
     folder = importlib.resources.files("jielong.recipes")
     return {
         item.name[:-5]: item.read_text() for item in sorted(folder.iterdir(), key=lambda item: item.name) if item.name.endswith(".yaml")

@@ -14,8 +14,6 @@ A field that holds a part is marked with its family (:class:`OfFamily`); it is w
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema, to_jsonable_pyt
 
 from jielong.core.json import JSON
 from jielong.core.medium import Axes
+from jielong.core.modules import import_modules
 from jielong.core.text import shown
 
 FAMILIES = {
@@ -217,9 +216,7 @@ def register(part: type[Part]) -> None:
 
 def parts_of(family: str) -> dict[str, type[Part]]:
     """All parts of a family by name; imports the family's package so that they have registered themselves."""
-    package = importlib.import_module(FAMILIES[family])
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_modules(FAMILIES[family])
     return dict(sorted(_parts[family].items()))
 
 

@@ -13,6 +13,8 @@ from jielong.core.text import shorten, shown
 Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
 Lines = dict[tuple[str, ...], str]
 """The file and line of every key, by the keys that lead to it."""
+_READ_DIFFERENTLY = re.compile("[\t\ufeff]")
+"""Characters of which libyaml makes something else than PyYAML does: it takes a tab for a space, and skips a byte-order mark anywhere."""
 _KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge")
 
 
@@ -36,11 +38,15 @@ class _Loader(yaml.SafeLoader):
     """Reads ``1e-3`` as a number; YAML 1.1 reads it as text."""
 
 
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same by libyaml, several times faster; its errors are worded and placed differently, so they are those of :class:`_Loader`."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes what :class:`_Loader` reads back: a text such as ``1e-3`` is quoted."""
 
 
-for _kind in (_Loader, _Dumper):
+for _kind in (_Loader, _FastLoader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
@@ -80,11 +86,8 @@ def read_mapping(text: str, origin: str, of: str = "data, tokenizer, ..., train"
 def _read(text: str, origin: str) -> tuple[Value, Lines]:
     if len(text) > MAX_TEXT:
         raise RecipeError(f"{origin} has {len(text):,} characters, and a recipe has at most {MAX_TEXT:,}")
-    lines: Lines = {}
     try:
-        _check_events(text, origin)
-        _Places(origin, lines).mark(yaml.compose(text, Loader=_Loader), ())
-        value: Value = yaml.load(text, Loader=_Loader)
+        value, lines = _composed(text, origin)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f"line {mark.line + 1}: "
@@ -95,10 +98,32 @@ def _read(text: str, origin: str) -> tuple[Value, Lines]:
     return value, lines
 
 
-def _check_events(text: str, origin: str) -> None:
+def _composed(text: str, origin: str) -> tuple[Value, Lines]:
+    if not _READ_DIFFERENTLY.search(text):
+        try:
+            return _composed_by(_FastLoader, text, origin)
+        except (yaml.YAMLError, ValueError, OverflowError):
+            pass  # refused below, in the words of the other
+    return _composed_by(_Loader, text, origin)
+
+
+def _composed_by(kind: type[yaml.SafeLoader], text: str, origin: str) -> tuple[Value, Lines]:
+    lines: Lines = {}
+    _check_events(kind, text, origin)
+    loader = kind(text)
+    try:
+        node = loader.get_single_node()
+        _Places(origin, lines).mark(node, ())
+        value: Value = None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+    return value, lines
+
+
+def _check_events(kind: type[yaml.SafeLoader], text: str, origin: str) -> None:
     """Refuse, before anything is composed, what is nested too deeply, has too many values, or names types of Python."""
     depth = count = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=kind):
         line = 0 if event.start_mark is None else event.start_mark.line + 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         count += isinstance(event, yaml.NodeEvent)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from jielong.apps.lab.statistics import Estimate
 from jielong.apps.lab.verdict import Check
 from jielong.config import recipe
+from jielong.core.modules import import_modules
 from jielong.system import System, load
 from jielong.training import experiment
 from jielong.training.trainer import Summary
@@ -123,7 +122,5 @@ class Trial(ABC):
 
 def trials() -> dict[str, type[Trial]]:
     """All experiments by name; imports their modules, which registers them."""
-    package = importlib.import_module("jielong.apps.lab.experiments")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_modules("jielong.apps.lab.experiments")
     return dict(sorted(_trials.items()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch.nn import functional as F
 from jielong.config.data import DataSettings
 from jielong.core.json import JSON
 from jielong.core.medium import Axes, Medium
+from jielong.core.modules import import_modules
 from jielong.media.augmentation import Augmentation
 from jielong.media.inspection import Inspector
 from jielong.media.results import ResultItem, Results
@@ -167,9 +166,7 @@ def register(kind: MediaKind) -> MediaKind:
 
 def kinds() -> Mapping[str, MediaKind]:
     """All kinds by name, images first; imports the modules beside this one, which register themselves."""
-    package = importlib.import_module("jielong.media.kinds")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_modules("jielong.media.kinds")
     order = sorted(_KINDS.values(), key=lambda kind: ("image", "audio", "video", kind.name).index(kind.name))  # others keep their order
     return {kind.name: kind for kind in order}
 
