@@ -12,6 +12,7 @@ from jielong.apps.commands import (
     data,
     demo,
     doctor,
+    dubbing,
     editing,
     evaluating,
     generating,
@@ -63,6 +64,7 @@ app.command("detokenize")(tokenizing.detokenize)
 app.command("generate", cls=ConditionCommand)(generating.generate)
 app.command("serve")(serving.serve)
 app.command("edit", cls=ConditionCommand)(editing.edit)
+app.command("dub")(dubbing.dub)
 app.command("personalise")(personalising.personalise)
 app.add_typer(adapters.app, name="adapters")
 app.command("evaluate")(evaluating.evaluate)

@@ -23,6 +23,7 @@ from jielong.core.files import new_folder, write_bytes
 from jielong.media.images import animation, encode, from_tensor, to_bytes
 from jielong.media.reading.animations import RATE_FILE
 from jielong.media.reading.libraries import library
+from jielong.media.soundtrack import Soundtrack, TrackWriter, check_holds_sound
 
 _ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
 _MPEG4: tuple[tuple[str, dict[str, str]], ...] = (
@@ -53,11 +54,11 @@ def delays(count: int, rate: float, unit: float) -> list[float]:
     return [(after - before) * unit for before, after in pairwise(begins)]
 
 
-def encode_video(video: Tensor, rate: float, suffix: str = ".webp") -> bytes:
+def encode_video(video: Tensor, rate: float, suffix: str = ".webp", sound: Soundtrack | None = None) -> bytes:
     """A video ``(C, T, H, W)`` as the bytes of a file: exact in :data:`EXACT` endings, near to it in the others.
 
     Raises:
-        ValueError: if it is not a video, or the kind cannot hold it or is unknown.
+        ValueError: if it is not a video, or the kind cannot hold it or its sound, or is unknown.
         MissingLibraryError: if the kind needs the extra ``video``.
     """
     suffix = suffix.lower()
@@ -65,13 +66,15 @@ def encode_video(video: Tensor, rate: float, suffix: str = ".webp") -> bytes:
         raise ValueError(f"a video is (1 or 3 channels, frames, rows, columns), with a frame at least, not {tuple(video.shape)}")
     if not rate > 0:
         raise ValueError(f"a rate is frames a second, above 0, not {rate}")
+    if sound is not None:
+        check_holds_sound(suffix)
     if suffix in _ANIMATED:
         if suffix == ".gif" and rate > _FASTEST_GIF:
             raise ValueError(f".gif holds up to {_FASTEST_GIF:g} frames a second, not {rate:g}: use another of {', '.join(WRITTEN)}")
         return animation(pictures_of(video), delays(video.shape[1], rate, 0.01 if suffix == ".gif" else 0.001), _ANIMATED[suffix])
     if suffix not in _CODINGS:
         raise ValueError(f"{suffix!r} is not a kind of video that is written: use {', '.join(WRITTEN)}")
-    return _contained(video, rate, suffix)
+    return _contained(video, rate, suffix, sound)
 
 
 def pictures_of(video: Tensor) -> list[Image.Image]:
@@ -80,7 +83,7 @@ def pictures_of(video: Tensor) -> list[Image.Image]:
     return [from_tensor(frame) for frame in pixels.unbind(1)]
 
 
-def _contained(video: Tensor, rate: float, suffix: str) -> bytes:
+def _contained(video: Tensor, rate: float, suffix: str, sound: Soundtrack | None) -> bytes:
     av, buffer = library("av", "video", "video"), io.BytesIO()
     coding, options = coding_of(suffix)
     pictures, fraction = pictures_of(video), Fraction(rate).limit_denominator(1001)
@@ -96,12 +99,15 @@ def _contained(video: Tensor, rate: float, suffix: str) -> bytes:
         stream.pix_fmt = exact if coding == "ffv1" else "yuv420p" if even or not coding.endswith("264") else "yuv444p"
         if coding != "ffv1":
             stream.codec_context.colorspace = _BT601
+        track = None if sound is None else TrackWriter(container, suffix, sound)
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="gray" if picture.mode == "L" else "rgb24")
             frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU601", threads=1)
             frame.pts, frame.time_base = number, 1 / fraction
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+        if track is not None:
+            track.write()
     return buffer.getvalue()
 
 
@@ -118,11 +124,11 @@ def coding_of(suffix: str) -> tuple[str, dict[str, str]]:
     raise ValueError(f"this PyAV cannot write {suffix} ({names}): use another of {', '.join(WRITTEN)}")
 
 
-def write_video(path: str | os.PathLike[str], video: Tensor, rate: float) -> Path:
+def write_video(path: str | os.PathLike[str], video: Tensor, rate: float, sound: Soundtrack | None = None) -> Path:
     """Write a video ``(C, T, H, W)`` whole or not at all, as :func:`encode_video`; the suffix says the kind (``.webp`` without one)."""
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".webp")
-    return write_bytes(path, encode_video(video, rate, path.suffix))
+    return write_bytes(path, encode_video(video, rate, path.suffix, sound))
 
 
 def write_frames(folder: str | os.PathLike[str], video: Tensor, rate: float) -> Path:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from jielong.media.images import WRITTEN as IMAGES
 from jielong.media.images import encode, sheet, write_image
 from jielong.media.results import Results
+from jielong.media.soundtrack import Soundtrack
 from jielong.media.video import WRITTEN, encode_video, pictures_of, write_frames, write_video
 
 SHEET_FRAMES = 16
@@ -36,11 +37,19 @@ def strip(video: Tensor, scale: int = 1) -> Image.Image:
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """One video: ``tensor`` is ``(C, T, H, W)`` float in [-1, 1], ``rate`` its frames a second, ``caption`` its prompt."""
+    """One video.
+
+    Attributes:
+        tensor: ``(C, T, H, W)`` float in [-1, 1].
+        rate: Frames a second.
+        caption: Its prompt.
+        sound: What files of it hold beside the frames.
+    """
 
     tensor: Tensor
     rate: float
     caption: str = ""
+    sound: Soundtrack | None = None
 
     @property
     def frames(self) -> list[Image.Image]:
@@ -58,7 +67,9 @@ class Video:
         Returns the path.
         """
         suffix = Path(path).suffix.lower()
-        return write_image(path, self.image) if suffix in IMAGES and suffix not in WRITTEN else write_video(path, self.tensor, self.rate)
+        if suffix in IMAGES and suffix not in WRITTEN:
+            return write_image(path, self.image)
+        return write_video(path, self.tensor, self.rate, self.sound)
 
     def save_frames(self, folder: str | os.PathLike[str]) -> Path:
         """Write its frames as ``0000.png``, ... and its rate into a new folder, which opens as a video again."""

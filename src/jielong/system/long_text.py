@@ -15,6 +15,7 @@ from torch import Tensor
 from jielong.conditions.text import TEXT
 
 if TYPE_CHECKING:
+    from jielong.generation.generator import Generator
     from jielong.system.pipeline import System
 
 PAUSE = 0.2
@@ -86,6 +87,15 @@ def seconds_of(text: str) -> float:
     return sum(WIDE if _wide(character) else 1.0 for character in text) / RATE
 
 
+def predicted_tokens(model: Generator, value: object) -> int:
+    """Tokens that a model predicts for a value of its condition; 0 where it does not. Raises ``ValueError`` if it cannot read the value."""
+    if model.condition is None:
+        return 0
+    prepared = model.condition.prepare([model.condition.resolve(value)])
+    lengths = model.durations.predict_lengths(model.condition(prepared))
+    return 0 if lengths is None else int(lengths.round())
+
+
 def cut_items(system: System, columns: Mapping[str, list[object]], items: int) -> Cut | None:
     """Pieces of the items' transcripts; ``None`` if all fit, or the model does not speak.
 
@@ -106,12 +116,10 @@ def cut_items(system: System, columns: Mapping[str, list[object]], items: int) -
             return seconds_of(text) <= longest
         values = condition.values({name: [text if name == TEXT.name else column[item]] for name, column in columns.items()})
         try:
-            prepared = model.condition.prepare([model.condition.resolve(values[0])])
+            return predicted_tokens(model, values[0]) <= model.layout.positions
         except ValueError as error:  # too many symbols, or one that is not read, which its pieces will show
             refused[text] = error
             return False
-        lengths = model.durations.predict_lengths(model.condition(prepared))
-        return lengths is None or int(lengths.round()) <= model.layout.positions
 
     found = Cut([], [])
     for item, text in enumerate(texts):
