@@ -104,7 +104,7 @@ def test_a_text_must_fit_the_time(tmp_path: Path, speaker: System) -> None:
 
 
 def test_other_models_are_no_faces(speaker: System) -> None:
-    with pytest.raises(ValueError, match="toy is no model of talking faces, which takes first_frame and sound, but first_frame"):
+    with pytest.raises(ValueError, match="toy is no model of talking faces: it takes first_frame, not first_frame and sound"):
         dubbing.check_face(
             made(FACE.replace("{composite: {parts: {first_frame: {width: 8}, sound: {width: 8}}, width: 8}}", "first_frame"))
         )

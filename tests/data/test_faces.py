@@ -8,7 +8,9 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from jielong.apps.cli import app
 from jielong.data.built import BuildError, built_path
 from jielong.data.opening import open_data
 from jielong.data.sets import MediaSet
@@ -254,7 +256,7 @@ def test_missing_packages_are_named_and_nothing_is_written(tmp_path, monkeypatch
     with pytest.raises(BuildError, match="nowhere"):
         build_set("faces", tmp_path / "nowhere", faces=Faces(count=100))
     assert not built_path("faces-64-100").exists()
-    with pytest.raises(DataError, match="size and count are for the set 'faces'"):
+    with pytest.raises(DataError, match="count is for the sets 'avatars', 'faces' and 'missions'"):
         build_set("emoji-full", faces=Faces())
 
 
@@ -266,3 +268,11 @@ def test_without_node_the_builder_says_so(tmp_path, monkeypatch):
 
 def test_common_colours_hold_those_of_the_palettes():
     assert {*HAIR, *CLOTHES, *EYES} <= set(COMMON)
+
+
+def test_the_command_says_which_sets_take_a_count(tmp_path, monkeypatch):
+    monkeypatch.setenv("JIELONG_CACHE", str(tmp_path / "cache"))
+    for name, count, fault in (("faces", 50, "a set of faces has 100 pictures at least"), ("digits", 50, "'digits' takes none of them")):
+        done = CliRunner().invoke(app, ["data", "build", name, "--count", str(count)])
+        assert done.exit_code != 0
+        assert fault in " ".join(f"{done.output} {done.exception}".replace("│", " ").split())

@@ -94,6 +94,9 @@ def inspect_set(
         results.print(report)
 
 
+_LEAST_FACES = 100
+
+
 @contextmanager
 def _named(option: str) -> Iterator[None]:
     """Name another option than ``--out`` where a file cannot be written."""
@@ -123,9 +126,9 @@ def build(
     count: Annotated[
         int | None,
         typer.Option(
-            min=100,
+            min=1,
             max=1_000_000,
-            help="faces: pictures, 24,000 by default; avatars: clips, 640 by default; missions: clips, 5,000 by default.",
+            help="faces: pictures, at least 100, 24,000 by default; avatars: clips, 640 by default; missions: clips, 5,000 by default.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="missions: seed of the random numbers; 0 by default.")] = None,
@@ -135,7 +138,7 @@ def build(
 ) -> None:
     """Build a data set into the user's cache."""
     from jielong_zoo.builders.avatars.dataset import Avatars
-    from jielong_zoo.builders.building import AVATARS, ICONS, MISSIONS, Speech, build_set
+    from jielong_zoo.builders.building import AVATARS, FACES, ICONS, MISSIONS, Speech, build_set
     from jielong_zoo.builders.faces.build import Faces
     from jielong_zoo.builders.icons import Icons
     from jielong_zoo.builders.missions.build import Missions
@@ -149,6 +152,8 @@ def build(
     missions = None
     if seed is not None or name == MISSIONS:
         missions, count = Missions(Missions.count if count is None else count, seed or 0), None
+    if name == FACES and count is not None and count < _LEAST_FACES:
+        raise typer.BadParameter(f"a set of faces has {_LEAST_FACES} pictures at least, not {count}", param_hint="--count")
     faces = None
     avatars = Avatars(count) if name == AVATARS and count is not None else None
     if (count is not None and avatars is None) or pairs is not None or (size is not None and icons is None):

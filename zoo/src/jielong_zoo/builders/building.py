@@ -113,7 +113,10 @@ def build_set(
     if faces is not None and name == ICONS:
         raise DataError(f"count is for the set {FACES!r}; {name!r} holds as many as its theme")
     if faces is not None and name != FACES:
-        raise DataError(f"size and count are for the set {FACES!r}; {name!r} takes none of them")
+        raise DataError(
+            f"count is for the sets {AVATARS!r}, {FACES!r} and {MISSIONS!r}, pairs for {FACES!r}, size for {FACES!r} and {ICONS!r}; "
+            f"{name!r} takes none of them"
+        )
     if icons is not None and name != ICONS:
         raise DataError(f"themes and their sizes are for the set {ICONS!r}; {name!r} takes none of them")
     if avatars is not None and name != AVATARS:
