@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from jielong.apps.comparison.measuring import originals, write_sheet
-from jielong.apps.comparison.report import WIDTH, _player, _samples
+from jielong.apps.comparison.report import _player, _samples
 from jielong.apps.serving.models import ServedModel, encoded, media_type
 from jielong.config.recipe import parse
 from jielong.config.zoo import kind_text
@@ -142,7 +142,7 @@ def test_they_are_compared_and_served(trained: tuple[Path, Path], folder: Path, 
     page = _samples(SimpleNamespace(folder=tmp_path, shown=["one", "two"]), ["left"])  # type: ignore[arg-type]
     assert page.count('<img class="video"') == 2
     assert page.index('class="video"') < page.index("frames in a row") < page.index("data:image/png")
-    assert f"width: {WIDTH}px; --columns: 2" in page, "players stand under their captions"
+    assert "width: 100%; --columns: 2" in page, "players stand under their captions"
     served = ServedModel("bars", load(str(trained[1])))
     assert {"mp4", "webm", "gif", "webp", "png"} <= set(served.formats)
     data = encoded(served.system.generate(classes="left", seed=0)[0], "mp4")

@@ -181,6 +181,16 @@ def test_continuous_tokens_have_a_number_of_channels_instead_of_bits() -> None:
     assert any("bits are not defined for continuous tokens" in note for note in remarks([continuous, *rows(a=1)]))
 
 
+def test_what_judges_read_has_columns_and_reasons_are_said_once() -> None:
+    one = Row("a", "generator", "", {"positions": 4, "solved": 0.5, "legal": 0.975, "seconds_per_item": 1.25})
+    other = Row("b", "generator", "", {"positions": 4}, {"solved": "too small", "legal": "too small", "wer": "no text"})
+    named = columns("generator", [one, other])
+    assert [column.title for column in named] == ["tokens", "missions solved", "legal transitions", "s per item"]
+    assert [column.cell(one) for column in named] == ["4", "50.0%", "97.5%", "1.250"]
+    assert [column.cell(other) for column in named] == ["4", "-", "-", "-"]
+    assert remarks([one, other]) == ["b: without solved, legal: too small", "b: without wer: no text"]
+
+
 def test_unequal_bits_are_noted() -> None:
     unequal = [*rows(a=1), Row("b", "tokenizer", "", {"bits": 384.0})]
     assert any("384 to 640" in note for note in remarks(unequal))

@@ -79,7 +79,7 @@ def markdown(comparison: Comparison, command: str) -> str:
         table = ["| | " + " | ".join(cell.text for cell in head[1:]) + " |", "|---|" + "---:|" * (len(head) - 1)]
         for label, *cells in lines:
             table.append(f"| `{label.text}` | " + " | ".join(f"**{cell.text}**" if cell.best else cell.text for cell in cells) + " |")
-        shown = "Columns: " + "; ".join(comparison.shown) if comparison.shown else ""
+        shown = "Items, in their order: " + "; ".join(comparison.shown) if comparison.shown else ""
         strips = [f"`{label}`\n\n![{label}]({SHEETS}/{label}.png)" for label in _labels(rows)]
         parts += [f"## {TITLES[kind]}", "\n".join(table), shown, *strips]
     notes = remarks(comparison.rows)
@@ -127,13 +127,17 @@ def _samples(comparison: Comparison, labels: Sequence[str]) -> str:
             files = sorted(path.with_suffix("").glob("*"))
             videos = "".join(_player(each) for each in files if each.suffix == ".webp")
             sounds = "".join(_player(each) for each in files if each.suffix == ".wav")
-            wide = max(wide, WIDTH if videos else width)
-            shown = f"<div>{videos}</div><details><summary>frames in a row</summary>{picture}</details>" if videos else picture
+            wide = wide if videos else max(wide, width)
+            shown = (
+                f"<div>{videos}</div><details><summary>frames in a row</summary><div class='wide'>{picture}</div></details>"
+                if videos
+                else picture
+            )
             figures.append(f"<figure><figcaption>{escape(label)}</figcaption>{shown}{f'<div>{sounds}</div>' if sounds else ''}</figure>")
             if near.exists():
                 figures.append(f"<details><summary>{escape(label)}: {COPIES}</summary>{_image(near, label)[0]}</details>")
     captions = "".join(f"<span>{escape(name)}</span>" for name in comparison.shown)
-    style = f"width: {wide}px; --columns: {max(1, len(comparison.shown))}"
+    style = f"width: {f'{wide}px' if wide else '100%'}; --columns: {max(1, len(comparison.shown))}"
     return f'<div class="wide"><div class="samples" style="{style}"><div class="captions">{captions}</div>{"".join(figures)}</div></div>'
 
 

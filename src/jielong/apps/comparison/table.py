@@ -47,6 +47,15 @@ class Column:
         return MISSING if value is None else self.form.format(value / self.unit)
 
 
+_JUDGED = (
+    Column("solved", "missions solved", "{:.1%}", "more"),
+    Column("legal", "legal transitions", "{:.1%}", "more"),
+    Column("character_right", "characters right", "{:.1%}", "more"),
+    Column("stroke_order", "strokes in order", "{:.1%}", "more"),
+    Column("mouth_shape", "mouth shapes", "{:.1%}", "more"),
+    Column("face_unchanged", "face unchanged", "{:.1%}", "more"),
+)
+"""What the judges of sets of clips read."""
 _COST = (
     Column("parameters", "parameters, M", "{:,.2f}", unit=1e6),
     Column("samples", "samples seen", "{:,.0f}"),
@@ -60,6 +69,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("psnr", "PSNR, dB", "{:.2f}", "more"),
         Column("ssim", "SSIM", "{:.3f}", "more"),
         Column("perceptual", "perceptual", "{:.3f}", "less"),
+        *_JUDGED,
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
         Column("mel_distance", "mel distance, dB", "{:.2f}", "less"),
         Column("si_sdr", "SI-SDR, dB", "{:.2f}", "more"),
@@ -77,6 +87,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("positions", "tokens", "{:,.0f}"),
         Column("attribute_accuracy", "attributes", "{:.1%}", "more"),
         Column("retrieval_at_1", "R@1", "{:.1%}", "more"),
+        *_JUDGED,
         Column("frechet", "Fréchet", "{:,.0f}", "less"),
         Column("motion_frechet", "Fréchet, motion", "{:,.0f}", "less"),
         Column("precision", "precision", "{:.1%}", "more"),
@@ -93,6 +104,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("heldout_loss", "held-out loss", "{:.3f}", "less"),
         Column("seconds_per_picture", "s per image", "{:.3f}", "less"),
         Column("seconds_per_clip", "s per clip", "{:.3f}", "less"),
+        Column("seconds_per_item", "s per item", "{:.3f}", "less"),
         Column("times_real_time", "times real time", "{:.2f}", "more"),
         *_COST,
     ),
@@ -114,16 +126,20 @@ def best(column: Column, rows: Sequence[Row]) -> set[str]:
     return {label for label, value in values.items() if column.form.format(value / column.unit) == column.form.format(top / column.unit)}
 
 
+def _reasons(row: Row) -> dict[str, list[str]]:
+    """Figures that a row has not, by the reason, which several may share."""
+    found = dict[str, list[str]]()
+    for name, reason in row.omitted.items():
+        if not name.startswith("more about"):
+            found.setdefault(reason, []).append(name)
+    return found
+
+
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Caveats: notes of the rows, failures, omitted figures and unequal bits."""
     notes = [f"{row.label}: {note}" for row in rows for note in row.notes]
     notes += [f"{row.label} failed: {row.failed}" for row in rows if row.failed]
-    notes += [
-        f"{row.label}: without {name}: {reason}"
-        for row in rows
-        for name, reason in row.omitted.items()
-        if not name.startswith("more about")
-    ]
+    notes += [f"{row.label}: without {', '.join(names)}: {reason}" for row in rows for reason, names in _reasons(row).items()]
     notes += sorted(
         {f"{name.removeprefix('more about ')}: {reason}" for row in rows for name, reason in row.omitted.items() if name.startswith("more")}
     )

@@ -32,7 +32,7 @@ from jielong.media.players import Sound
 from jielong.media.reading.libraries import MissingLibraryError
 from jielong.networks.efficientnet import WeightsError
 from jielong.orders.frames import Frames
-from jielong.system import DESCRIPTION, System, is_timed, load, zoo
+from jielong.system import DESCRIPTION, System, load, zoo
 from jielong.system.inputs import call_inputs
 from jielong.system.shipped import shipped_figure
 
@@ -261,10 +261,10 @@ def _say(
 
 
 def _speaks(each: Recipe) -> bool:
-    """Whether a recipe is of a generator that says a text in a given duration."""
-    if each.order is None or each.condition is None or not is_timed(each):
+    """Whether a recipe is of a generator that says a text in exactly a given duration, not until it stops by itself."""
+    if each.order is None or each.condition is None or not any(part.transcript for part in each.condition.components):
         return False
-    return any(part.transcript for part in each.condition.components)
+    return each.condition.alignment is not None or any(part.sets_duration for part in each.condition.inputs)
 
 
 def speech(sentence: str, seconds: float, seed: int, missing: dict[str, str]) -> tuple[Recording, str] | None:
