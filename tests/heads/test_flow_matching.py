@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -263,3 +264,23 @@ def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"std": 0.0}, {"shift": 0.0}, {"kind": "cosine"}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             Times(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [6, 50])
+def test_linear_quadratic_times_are_those_of_the_published_code(steps: int) -> None:
+    """With its coefficients, which are of the number of a step: linear in the first half, ``q i^2 + l i + c`` in the second."""
+    times, half, bend = grid(steps, spacing="linear_quadratic"), steps // 2, 0.025
+    rest = half - bend * steps
+    quadratic, linear = rest / (half * half**2), bend / half - 2 * rest / half**2
+    later = [quadratic * step**2 + linear * step + quadratic * half**2 for step in range(half, steps + 1)]
+    assert times == pytest.approx([bend / half * step for step in range(half)] + later, abs=1e-12)
+    assert times[half] == pytest.approx(bend)
+    assert times[-1] == 1
+    assert all(after > before for before, after in pairwise(times))
+    assert grid(steps, start=0.5, spacing="linear_quadratic")[0] == pytest.approx(bend), "an edit begins where the share of steps does"
+
+
+def test_the_head_draws_at_the_times_of_its_spacing() -> None:
+    network = Exact(lambda x, t, hidden: -x)
+    drawn(head_of(network, spacing="linear_quadratic", steps=10), items=1)
+    assert [time for (time,) in network.asked] == pytest.approx(grid(10, spacing="linear_quadratic")[:-1], abs=1e-6)
