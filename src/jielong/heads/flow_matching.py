@@ -201,8 +201,8 @@ class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
         sampler: ``euler``, ``midpoint``, ``heun``, ``dpmpp_2m``, ``unipc``, or ``sde``, which adds noise between steps.
         shift: Moves the grid of sampling towards the noise (:func:`shifted`), for tokens of many values (SD3: 3 at 1024 pixels).
         token_shift: A further shift, by the number of tokens that a joint network draws together, in training and sampling.
-        spacing: Of the grid of sampling before shifts: ``linear``, or ``linear_quadratic``, with half the steps below a time of 0.025 (Movie
-            Gen, arXiv 2410.13720), for many steps.
+        spacing: Of the grid of sampling before shifts: ``linear``, or ``linear_quadratic``, with half the steps below a time of 0.025
+            (:func:`linear_quadratic`), for many steps.
         prediction: What the network predicts: the velocity ``v``, or the data ``x``, of which ``v = (x_1 - x_t) / (1 - t)`` (JiT,
             arXiv 2511.13720), for tokens of many values, such as patches of pixels; the loss is that of ``v`` in either case.
     """

@@ -21,7 +21,7 @@ from jielong.core.allocation import bounded
 from jielong.core.device import resolve_device
 from jielong.core.files import new_folder
 from jielong.core.json import JSON
-from jielong.core.medium import ALONG_ROWS, Medium, MediumJSON
+from jielong.core.medium import ALONG_TIME, Medium, MediumJSON
 from jielong.core.text import shorten
 from jielong.generation.generator import Generator
 from jielong.networks.time_layer import fold
@@ -96,7 +96,7 @@ def load_stages(recipe: Recipe, media: Medium, folder: Path | None = None) -> di
         trained = stages[name].tokenizer.media
         if not earlier and trained != media:
             raise ValueError(f"the {name} {checkpoint!r} was trained on {trained}, but the data are {media}: change `data` to fit")
-        if earlier and trained.axes == media.axes == ALONG_ROWS and trained.size[0] * media.size[1] != trained.size[1] * media.size[0]:
+        if earlier and trained.axes == media.axes != ALONG_TIME and trained.size[-2] * media.size[-1] != trained.size[-1] * media.size[-2]:
             other = f"draws {trained}, another aspect than {media}"
             raise ValueError(f"the stage {name} {checkpoint!r} {other}: change data.size to fit")
     return stages

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from jielong.conditions.inputs import InputError
-from jielong.core.medium import Medium
+from jielong.conditions.low_resolution import first_shown, shown_frames
+from jielong.core.medium import ALONG_FRAMES, Medium
 from jielong.core.tokens import Tokens
 from jielong.generation.inpainting import Side, begun, kept
 from jielong.media.kinds.base import kind_of
@@ -24,7 +26,7 @@ def completion(system: System, media: Tensor, keep: Side) -> dict[str, Any]:
     if system.generator is None:
         raise ValueError(f"{system.name} is a tokenizer; to complete an item, load a generator such as maskgit-emoji")
     layout, order, tokenizer = system.generator.layout, system.generator.order, system.tokenizer
-    stages = {name: _of_stage(system.stages[name], media, keep) for name in stage_names(system.recipe)}
+    stages = {name: _of_stage(system.stages[name], media, tokenizer.media, keep) for name in stage_names(system.recipe)}
     if tokenizer.hop_length is not None:
         known = begun(layout, order, media.shape[-1] // tokenizer.hop_length)
         media = F.pad(media, (0, tokenizer.media.frames - media.shape[-1]))
@@ -39,7 +41,10 @@ def resized(media: Tensor, medium: Medium) -> Tensor:
     return media if tuple(media.shape[1:]) == medium.size else kind_of(medium).fitted(media[None], medium)[0]
 
 
-def _of_stage(stage: System, media: Tensor, keep: Side) -> dict[str, Any]:
+def _of_stage(stage: System, media: Tensor, of: Medium, keep: Side) -> dict[str, Any]:
+    medium = stage.tokenizer.media
+    if of.axes == medium.axes == ALONG_FRAMES and of.rate != medium.rate:
+        media = media[:, first_shown(torch.tensor(shown_frames(medium, of)))]
     return completion(stage, media if stage.tokenizer.hop_length is not None else resized(media, stage.tokenizer.media), keep)
 
 
