@@ -32,12 +32,6 @@ checks that it is up to date. Times and machines are in the header of each recip
 
 """
 
-PLANNED = """
-## Planned
-
-Systems of the same five parts that are not there yet: Movie Gen, Open-Sora and Imagen Video.
-"""
-
 
 def part(settings: Part | None) -> str:
     """A part's name, with the parts of a composite condition."""
@@ -204,7 +198,7 @@ def page() -> str:
     columns = ("model", "tokens", "order", "backbone", "head", "parameters", "samples", "minutes")
     lines += table(columns, (each.made_of() for each in found))
     lines += ["", *machines(found)]
-    return INTRODUCTION + "\n".join(lines) + "\n" + PLANNED
+    return INTRODUCTION + "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -61,7 +61,8 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
         first_frame: Pictures with which clips begin, and ``last_frame`` with which they end; given as ``picture`` is.
         actions: Actions between the frames of clips: a text of names, or a tensor ``(n, numbers)``, one or several.
         sound: Recordings that clips go with, given as ``voice`` is.
-        low_resolution: Pictures to enlarge in place of an earlier stage's, for super-resolution; given as ``picture`` is.
+        low_resolution: Pictures to enlarge in place of an earlier stage's, for super-resolution; given as ``picture`` is. Clips are
+            paths, or tensors ``(C, T, H, W)`` in a list.
         base_tokens: Token values ``(N, C)`` in place of those that a cascade's earlier stage would draw, one or several.
         variation_of: Pictures whose vectors take the place of a prior's, for unCLIP; given as ``picture`` is.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
