@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import gc
+import io
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
+import matplotlib as mpl
 import pytest
 import typer.testing
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
 
 from jielong.config import registry as config
+from jielong.core import plots
 from jielong.data.opening import BUILT_IN
 from jielong.media.kinds import base as media_kinds
 from jielong.media.kinds.base import kinds
+from jielong.training import loss_curve
 
 # Chosen by --hypothesis-profile; tests that set their own numbers are not changed by them.
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
@@ -52,6 +57,29 @@ def _shipped_sets_are_opened_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("emoji", "faces"):
             patch.setitem(BUILT_IN, name, cache(BUILT_IN[name]))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loss_curves_are_sketched() -> Iterator[None]:
+    """Every run draws its loss curve, which takes longer than the steps of a small one: the lines are drawn here, without axes and words.
+
+    Tests of the curve itself draw all of it.
+    """
+
+    def sketched(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
+        with mpl.rc_context(plots.STYLE | {"figure.dpi": 40}):
+            figure, buffer = Figure(figsize=size), io.BytesIO()
+            draw(figure)
+            for axes in figure.axes:
+                axes.set_axis_off()
+                if (legend := axes.get_legend()) is not None:
+                    legend.remove()
+            figure.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_curve, "plot_png", sketched)
         yield
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from jielong.quantizers.multi_scale import MultiScale, MultiScaleQuantizer
+from running_processes import run_processes
 
 CASES = {
     codebook: MultiScale(codebook_size=24, decay=0.6, restart_below=0.6, restart_every=2, codebook=codebook, balance=balance)  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    run_processes(worker, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from jielong.quantizers.base import QuantizerSettings
 from jielong.quantizers.binary_spherical import BinarySpherical
@@ -19,6 +18,7 @@ from jielong.quantizers.lookup_free import LookupFree
 from jielong.quantizers.projected import Projected
 from jielong.quantizers.residual import Residual
 from jielong.quantizers.vector import Vector
+from running_processes import run_processes
 
 VECTOR = Vector(codebook_size=12, decay=0.6, restart_below=0.6, restart_every=2, kmeans_iterations=3)
 CASES: dict[str, QuantizerSettings] = {
@@ -89,7 +89,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    run_processes(worker, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

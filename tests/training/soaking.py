@@ -7,6 +7,7 @@ contents is no such call, so a write is made in two halves with a counted point 
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import multiprocessing
 import os
@@ -55,6 +56,7 @@ def in_child(work: Callable[[Path], None], place: Path, at_event: Callable[[int,
     """
 
     def child() -> None:
+        gc.freeze()  # a collection would write to, and so copy, the memory that the processes share
         os.environ["JIELONG_CACHE"] = str(place / "cache")
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 1)

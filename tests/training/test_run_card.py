@@ -10,16 +10,23 @@ from PIL import Image
 from toy_run import run
 
 from jielong.config import recipe
+from jielong.core import plots
 from jielong.data import licences
 from jielong.data.licences import OWN
 from jielong.system.model_card import ModelCard
-from jielong.training import experiment
+from jielong.training import experiment, loss_curve
 from jielong.training.loss_curve import CURVE, curves_of, draw_curve
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _whole_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With axes and words, which are left out in other tests."""
+    monkeypatch.setattr(loss_curve, "plot_png", plots.plot_png)
 
 
 @pytest.fixture(scope="module")

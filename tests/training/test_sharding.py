@@ -15,13 +15,13 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from double_precision import double_precision
 from safetensors.torch import load_file
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from jielong.config.recipe import load
 from jielong.core.device import DeviceError
 from jielong.training import experiment
 from jielong.training.run import Run
 from jielong.training.sharding import is_divided, requested_sharding
+from running_processes import run_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, BATCH = 3, 8
@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for case in CASES:
                 run(case, Path("one", case))
             run("adaln", Path("two", "adaln"), stop_after=BATCH)
-        mp.spawn(process, args=(port, str(folder)), nprocs=2)
+        run_processes(process, port, str(folder))
         with double_precision():
             run("gan", Path("two", "gan"))
     return folder

@@ -12,11 +12,11 @@ import torch
 from double_precision import double_precision
 from safetensors.torch import load_file
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from jielong.config.recipe import load
 from jielong.training import experiment
 from jielong.training.run import Run
+from running_processes import run_processes
 
 NAMES = ("lfq-tiny", "mar-tiny", "vqgan-tiny")  # entropy of all codes, noise and times of each sample, k-means of all vectors
 STEPS, BATCH = 3, 8
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(process, args=(port, str(folder)), nprocs=2)
+    run_processes(process, port, str(folder))
     return folder
 
 
