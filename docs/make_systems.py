@@ -32,6 +32,28 @@ checks that it is up to date. Times and machines are in the header of each recip
 
 """
 
+COMPARED = {
+    "faces": """
+Generators of the same pictures, each trained on one core of one kind of machine, the most accurate first. Attribute accuracy,
+R@1 of 100, Fréchet distance, precision and recall: one sample for each of the 1,174 held-out captions, of new combinations.
+
+*Evaluations* of networks that one picture takes, counted while it is drawn, with both halves of guidance: of the backbone, and
+of the network in the head for the tokens of a step together; of a cascade those of all stages. *Seconds* a picture in one
+thread, alone / in a batch of eight.
+""",
+    "missions": """
+Generators of the same clips from a mission in words and the first frame, judged by the simulator: missions solved by legal moves, transitions
+between frames that are legal, with a change and in all, and first frames kept; Fréchet distances of frames and of motion. One sample for
+each held-out mission, of combinations of color, object and place that are not in the training split, or for as many as the model's card says.
+
+*Evaluations* and *seconds* of one clip, as above.
+""",
+}
+PARTS = """
+Their parts, and their training without the tokenizer's. *Parameters*: those that were trained, of all including the tokenizer's;
+texts are read by the same frozen encoder of 22.7 M.
+"""
+
 
 def part(settings: Part | None) -> str:
     """A part's name, with the parts of a composite condition."""
@@ -98,9 +120,29 @@ def models() -> Iterator[Sequence[str]]:
         yield f"`{name}`", f"`{trained}`" if trained else "", f"{medium(recipe)} {kind}", size, ", ".join(figures(evaluation)), data
 
 
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "faces": {
+        "attribute_accuracy": ("attributes", ".1%"),
+        "retrieval_at_1": ("R@1", ".1%"),
+        "frechet": ("Fréchet", ".0f"),
+        "precision": ("precision", ".2f"),
+        "recall": ("recall", ".2f"),
+    },
+    "missions": {
+        "solved": ("solved", ".1%"),
+        "legal": ("legal transitions", ".1%"),
+        "legal_moves": ("legal moves", ".1%"),
+        "first_frame_kept": ("first frame kept", ".1%"),
+        "frechet": ("Fréchet", ".0f"),
+        "motion_frechet": ("of motion", ".2f"),
+    },
+}
+"""Held-out figures of the generators of a set, with heading and format; they are in the order of the first."""
+
+
 @dataclass(frozen=True)
 class Strategy:
-    """A shipped generator of a set, its training, its held-out figures and what a picture takes."""
+    """A shipped generator of a set, its training, its held-out figures and what a sample takes."""
 
     name: str
     recipe: Recipe
@@ -119,14 +161,14 @@ class Strategy:
 
     @property
     def evaluations(self) -> str:
-        """Of the backbone and of the network in the head, for one picture."""
+        """Of the backbone and of the network in the head, for one sample."""
         measured = self.figures["provenance"]["draws"].get("evaluations_per_picture")
         counted = self.card.get("evaluations") or measured
         return "" if counted is None else " + ".join(f"{count:,} {part}" for part, count in counted.items() if count)
 
     @property
     def seconds(self) -> str:
-        """Seconds a picture alone, and in a batch of eight."""
+        """Seconds a sample alone, and in a batch of eight."""
         return " / ".join(f"{each:.2f}" for each in (self.card.get("seconds") or {}).values())
 
     def made_of(self) -> Sequence[str]:
@@ -136,14 +178,13 @@ class Strategy:
 
     def results(self) -> Sequence[str]:
         """A row: the figures."""
-        found = self.figures
-        shares = [f"{found[key]:.1%}" for key in ("attribute_accuracy", "retrieval_at_1")]
-        distances = [f"{found['frechet']:.0f}", f"{found['precision']:.2f}", f"{found['recall']:.2f}"]
-        return f"`{self.name}`", *shares, *distances, self.evaluations, self.seconds
+        formats = {key: form for key, (_, form) in COLUMNS[self.recipe.data.set].items()}
+        shown = [format(self.figures[key], form) if key in self.figures else "" for key, form in formats.items()]
+        return f"`{self.name}`", *shown, self.evaluations, self.seconds
 
 
 def strategies(data: str) -> list[Strategy]:
-    """Every shipped generator of a set, the most accurate first."""
+    """Every shipped generator of a set, by its first figure."""
     found = []
     for name in cards():
         folder = MODELS / name
@@ -152,7 +193,21 @@ def strategies(data: str) -> list[Strategy]:
             figures, card = (json.loads((folder / file).read_text("utf-8")) for file in ("evaluation.json", "card.json"))
             last = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
             found.append(Strategy(name, recipe, figures, last, card))
-    return sorted(found, key=lambda each: -float(each.figures["attribute_accuracy"]))
+    return sorted(found, key=lambda each: -float(each.figures[next(iter(COLUMNS[data]))]))
+
+
+def compared(data: str, introduction: str) -> Iterator[str]:
+    """A section on the generators of a set: their figures, their parts, and how they were measured."""
+    found = strategies(data)
+    if not found:
+        return
+    yield from ("", f"## Strategies on `{data}`", "", introduction.strip(), "")
+    headings = [heading for heading, _ in COLUMNS[data].values()]
+    yield from table(("model", *headings, "evaluations", "seconds"), (each.results() for each in found))
+    yield from ("", PARTS.strip(), "")
+    columns = ("model", "tokens", "order", "backbone", "head", "parameters", "samples", "minutes")
+    yield from table(columns, (each.made_of() for each in found))
+    yield from ("", *machines(found))
 
 
 def machines(found: Iterable[Strategy]) -> Iterator[str]:
@@ -175,29 +230,9 @@ def page() -> str:
         "the fraction of samples whose own caption scores above 99 others; Fréchet distances use EfficientNet-lite2 features (pictures)",
         "or speech features (sound) and compare only at equal numbers of items. Codecs at other bitrates, and speech:",
         "[speech.md](speech.md).",
-        "",
-        "## Strategies on `faces`",
-        "",
-        "Generators of the same pictures, each trained on one core of one kind of machine, the most accurate first. Attribute accuracy,",
-        "R@1 of 100, Fréchet distance, precision and recall: one sample for each of the 1,174 held-out captions, of new combinations.",
-        "",
-        "*Evaluations* of networks that one picture takes, counted while it is drawn, with both halves of guidance: of the backbone, and",
-        "of the network in the head for the tokens of a step together; of a cascade those of all stages. *Seconds* a picture in one",
-        "thread, alone / in a batch of eight.",
-        "",
     ]
-    found = strategies("faces")
-    columns = ("model", "attributes", "R@1", "Fréchet", "precision", "recall", "evaluations", "seconds")
-    lines += table(columns, (each.results() for each in found))
-    lines += [
-        "",
-        "Their parts, and their training without the tokenizer's. *Parameters*: those that were trained, of all including the tokenizer's;",
-        "texts are read by the same frozen encoder of 22.7 M.",
-        "",
-    ]
-    columns = ("model", "tokens", "order", "backbone", "head", "parameters", "samples", "minutes")
-    lines += table(columns, (each.made_of() for each in found))
-    lines += ["", *machines(found)]
+    for data, introduction in COMPARED.items():
+        lines += compared(data, introduction)
     return INTRODUCTION + "\n".join(lines) + "\n"
 
 

@@ -45,8 +45,8 @@ def training_sets(recipe: Recipe, visited: frozenset[str] = frozenset()) -> list
 def subject(recipe: Recipe) -> Subject:
     """What a model generates or reconstructs."""
     source = open_source(recipe.data.set)
-    if source.kind == "image":
-        return "pictures"
+    if source.kind in ("image", "video"):
+        return "pictures" if source.kind == "image" else "clips"
     return "speech" if any(item.extra.get(column) for item in source.items for column in SPEAKER_COLUMNS) else "sound"
 
 

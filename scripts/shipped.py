@@ -3,8 +3,8 @@
     python scripts/shipped.py card                                                # README.md of every model in the zoo
     python scripts/shipped.py card maskgit-faces flow-faces
     python scripts/shipped.py convert maskgit-faces --dtype int8 --count 200      # weights, figures, first draws, card
-    python scripts/shipped.py count                                               # network evaluations a picture, of every generator
-    python scripts/shipped.py time --machine "one core of an AMD EPYC (Zen 5)"    # these and seconds a picture, on an idle machine
+    python scripts/shipped.py count                                               # network evaluations of a sample, of each generator
+    python scripts/shipped.py time --machine "one core of an AMD EPYC (Zen 5)"    # these and seconds a sample, on an idle machine
 
 A card follows from the model's ``recipe.yaml``, ``model.json``, ``evaluation.json``, ``licence.json`` and ``card.json``, which holds what
 the others do not. ``convert`` reads the weights of a generator, stores them in place, and measures them by ``jielong evaluate``; those of
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
@@ -41,8 +42,10 @@ from jielong.data.opening import open_data
 from jielong.data.order import spread
 from jielong.data.pairs import source_media
 from jielong.data.source import DataError
+from jielong.evaluation.context import names_of
 from jielong.evaluation.network_evaluations import count_evaluations, first_of
 from jielong.media.images import encode, sheet, to_bytes
+from jielong.media.videos import Videos
 from jielong.system import System, load
 from jielong.system.inputs import call_inputs, condition_inputs, gather, stage_names
 from jielong.system.model_card import CARD, ModelCard, licence_words
@@ -50,13 +53,16 @@ from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, Storag
 
 MODELS = Path(__file__).resolve().parents[1] / "zoo" / "src" / "jielong_zoo" / "models"
 FACTS, EVALUATION, SHEET = "card.json", "evaluation.json", "draws.webp"
-DRAWS = 40
+DRAWS: dict[str, int] = {"image": 40, "video": 12}
+"""First draws on the sheet of a card, by the kind of medium; other kinds have no sheet, and are neither counted nor timed."""
 BATCHES, REPEATS = (1, 8), 5
-"""Pictures that ``time`` draws together, and how often."""
+"""Samples that ``time`` draws together, and how often."""
 STORED: dict[StorageDtype, str] = {"bf16": "bf16", "int8": "matrices in int8 with a scale per row, the rest in bf16"}
-Subject = Literal["pictures", "sound", "speech"]
+Subject = Literal["pictures", "clips", "sound", "speech"]
+SAMPLE: dict[Subject, str] = {"pictures": "picture", "clips": "clip"}
 LIMITS: dict[Subject, str] = {
     "pictures": "Outside the styles of its training data, results are shapes without meaning.",
+    "clips": "Outside the worlds and the lengths of its training data, results are shapes without meaning.",
     "sound": "Outside the kinds of sound in its training data, results are noise or another sound.",
     "speech": (
         "Outside the voices and kinds of sentences in its training data, results are wrong. The speakers of the training recordings\n"
@@ -80,9 +86,9 @@ class Facts:
         count: Held-out items that were measured, if not all.
         measured_on: The set it was measured on, if not the recipe's.
         remark: What follows the command that measured it, if anything.
-        draws: Pictures in :data:`SHEET`.
-        evaluations: Network evaluations of one picture, of the backbone and of the network in the head.
-        seconds: Seconds a picture in one thread, by the pictures drawn together.
+        draws: Pictures or clips on :data:`SHEET`.
+        evaluations: Network evaluations of one sample, of the backbone and of the network in the head.
+        seconds: Seconds a sample in one thread, by the samples drawn together.
         timed_on: The machine on which these were measured.
         note: A paragraph after the figures.
     """
@@ -164,7 +170,7 @@ def card_of(folder: Path) -> str:
             f"Held-out figures, by `jielong {shlex.join(measuring(name, facts))}`{facts.remark}:\n\n"
             f"```json\n{json.dumps(figures, indent=2)}\n```",
             *([facts.note] if facts.note else []),
-            *([_draws(facts.draws, recipe)] if facts.draws else []),
+            *([_draws(facts.draws, recipe, facts.subject == "clips")] if facts.draws else []),
             LIMITS[facts.subject],
             licence_words(licence.weights, licence.learned_from),
         ],
@@ -176,24 +182,24 @@ def card_of(folder: Path) -> str:
 
 
 def _drawing(facts: Facts) -> dict[str, str]:
-    rows = {}
+    rows, sample = {}, SAMPLE.get(facts.subject, "sample")
     if facts.evaluations is not None:
         parts = [f"{count:,} of the {part}" for part, count in facts.evaluations.items() if count]
-        rows["network evaluations a picture"] = " and ".join(parts) or "none"
+        rows[f"network evaluations a {sample}"] = " and ".join(parts) or "none"
     if facts.seconds is not None:
         times = [f"{seconds:.2f} in a batch of {batch}" for batch, seconds in facts.seconds.items()]
-        rows["seconds a picture"] = f"{', '.join(times)}; {facts.timed_on}, one thread"
+        rows[f"seconds a {sample}"] = f"{', '.join(times)}; {facts.timed_on}, one thread"
     return rows
 
 
-def _draws(count: int, recipe: Recipe) -> str:
+def _draws(count: int, recipe: Recipe, clips: bool) -> str:
     of = "" if recipe.condition is None else " of held-out items evenly spread over the set"
-    beside = ", each behind the picture that it changes" if edits(recipe) else ""
+    beside = ", each behind the picture that it changes" if edits(recipe) else ", frames of a clip in a row" if clips else ""
     return f"![{count} first draws]({SHEET})\n\nFirst draws{of}{beside}, seed 0, not selected."
 
 
 def measure(folder: Path, facts: Facts) -> None:
-    """Measure a shipped model, draw first pictures if it is a generator of these, and write both and its card."""
+    """Measure a shipped model, draw first pictures or clips if it is a generator of these, and write all and its card."""
     name = folder.name if folder.parent == MODELS else str(folder)
     done = subprocess.run([sys.executable, "-m", "jielong", *measuring(name, facts)], stdout=subprocess.PIPE, check=True, text=True)
     write_bytes(folder / EVALUATION, (json.dumps(json.loads(done.stdout), indent=2) + "\n").encode())
@@ -202,18 +208,29 @@ def measure(folder: Path, facts: Facts) -> None:
 
 
 def first_draws(folder: Path) -> int:
-    """Write the first draws of a generator of pictures as one picture; returns how many, 0 for other models."""
+    """Write the first draws of a generator of pictures or clips as one picture; returns how many, 0 for other models."""
     system = load(str(folder), "cpu")
-    if system.generator is None or system.tokenizer.media.kind != "image":
+    medium = system.tokenizer.media
+    if system.generator is None or medium.kind not in DRAWS:
         return 0
-    values = HeldoutInputs.of(system, DRAWS).conditions(system, DRAWS)
-    pictures = system.decode(system.generate_tokens(values, None if values is not None else DRAWS, seed=0))
-    shown = pictures
-    if edits(system.recipe):
-        items = heldout_pairs(system, DRAWS)
-        shown = torch.stack([torch.stack(list(items.sources or ())), pictures], 1).flatten(0, 1)
-    write_bytes(folder / SHEET, encode(sheet(to_bytes(shown)), "WEBP", lossless=True))
-    return len(pictures)
+    count = DRAWS[medium.kind]
+    values = HeldoutInputs.of(system, count).conditions(system, count)
+    made = system.decode(system.generate_tokens(values, None if values is not None else count, seed=0))
+    write_bytes(folder / SHEET, encode(_sheet(system, made), "WEBP", lossless=True))
+    return len(made)
+
+
+def _sheet(system: System, made: torch.Tensor) -> Image.Image:
+    """Pictures in a grid, edits behind what they change, frames of a clip in a row with its caption."""
+    recipe, medium = system.recipe, system.tokenizer.media
+    if medium.kind == "video":
+        heldout = open_data(recipe.data.set, "heldout", medium=medium, settings=recipe.data)
+        captions = None if recipe.condition is None else names_of(heldout, spread(len(heldout), len(made)))
+        return Videos(made, medium.rate or 1.0, captions).sheet()
+    if edits(recipe):
+        items = heldout_pairs(system, len(made))
+        made = torch.stack([torch.stack(list(items.sources or ())), made], 1).flatten(0, 1)
+    return sheet(to_bytes(made))
 
 
 def edits(recipe: Recipe) -> bool:
@@ -267,24 +284,24 @@ class HeldoutInputs:
         return gather(system, given, None if given else count, seed).conditions
 
 
-def draws_pictures(folder: Path) -> bool:
-    """Whether a model is a generator of pictures, by its files."""
+def has_draws(folder: Path) -> bool:
+    """Whether a model is a generator of pictures or clips, by its files."""
     generates = parse((folder / RECIPE).read_text("utf-8"), folder.name).trains_generator
-    return generates and description(folder)["media"]["kind"] == "image"
+    return generates and description(folder)["media"]["kind"] in DRAWS
 
 
 def time_model(folder: Path, machine: str | None) -> None:
-    """Count network evaluations of a shipped generator of pictures, and with a machine measure seconds; write both and the card.
+    """Count network evaluations of a shipped generator of pictures or clips, and with a machine measure seconds; write both and the card.
 
     Of a cascade they are those of all stages. Seconds, of a batch of one and of eight, are the median of :data:`REPEATS` drawings after a
     first one, in one thread, with decoding.
 
     Raises:
-        DataError: if it is no generator of pictures.
+        DataError: if it is no generator of these.
     """
     system = load(str(folder), "cpu")
-    if system.generator is None or system.tokenizer.media.kind != "image":
-        raise DataError(f"{folder.name} is no generator of pictures: name one")
+    if system.generator is None or system.tokenizer.media.kind not in DRAWS:
+        raise DataError(f"{folder.name} is no generator of pictures or clips: name one")
     inputs = HeldoutInputs.of(system, max(BATCHES))
     counted = count_evaluations(system, first_of(inputs.values), given=inputs.first())
     facts = replace(Facts.of(folder), evaluations=counted.to_json())
@@ -336,7 +353,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["card", "convert", "count", "time"])
     parser.add_argument(
-        "models", nargs="*", help="names of shipped models; by default card takes all, count and time all generators of pictures"
+        "models", nargs="*", help="names of shipped models; by default card takes all, count and time all generators of pictures and clips"
     )
     parser.add_argument("--in", dest="folder", type=Path, default=MODELS, help="the folder of models; the zoo's by default")
     parser.add_argument("--dtype", choices=STORED, help="how convert stores the weights")
@@ -349,7 +366,7 @@ def main() -> None:
     if given.action == "time" and not given.machine:
         parser.error("time needs --machine with the machine in words, such as 'one core of an AMD EPYC (Zen 5)'")
     names = given.models or sorted(
-        path.parent.name for path in given.folder.glob(f"*/{RECIPE}") if given.action == "card" or draws_pictures(path.parent)
+        path.parent.name for path in given.folder.glob(f"*/{RECIPE}") if given.action == "card" or has_draws(path.parent)
     )
     try:
         for folder in (given.folder / name for name in names):
