@@ -42,9 +42,10 @@ of the network in the head for the tokens of a step together; of a cascade those
 thread, alone / in a batch of eight.
 """,
     "missions": """
-Generators of the same clips from a mission in words and the first frame, judged by the simulator: missions solved by legal moves, transitions
-between frames that are legal, with a change and in all, and first frames kept; Fréchet distances of frames and of motion. One sample for
-each held-out mission, of combinations of color, object and place that are not in the training split, or for as many as the model's card says.
+Generators of the same clips from a mission in words and the first frame, judged by the simulator: missions solved by legal
+moves, legal transitions between frames, those with a change alone, and first frames kept; Fréchet distances of frames and of
+motion. One sample for each held-out mission, of combinations of color, object and place that are not in the training split, or
+for as many as the model's card says.
 
 *Evaluations* and *seconds* of one clip, as above.
 """,
