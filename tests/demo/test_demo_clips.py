@@ -165,7 +165,7 @@ def test_shipped_models_are_found_by_their_medium(models: Mapping[str, Path], mo
     ]
     experiment.run(recipe.parse("\n".join(parts), "tokenizer"), tokenizer, progress=False, evaluate=False)
     shipped = {"a": models["strokes"], "tokenizer": tokenizer, "none": tmp_path}
-    monkeypatch.setattr(module, "zoo", lambda: shipped)
+    monkeypatch.setattr("jielong.config.zoo.zoo", lambda: shipped)
     assert clip_models() == ["a"]
 
 

@@ -25,6 +25,7 @@ from jielong.system import System
 from jielong.tokenizers.pixels import Pixels, PixelTokenizer
 from jielong.training import experiment
 from jielong.training import run as training_run
+from lab_clock import Clock
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +43,13 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-class Clock:
-    """A clock that advances 0.02 s per call, so that a time budget is a number of steps."""
-
-    TICK = 0.02
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        self.now += self.TICK
-        return self.now
+TICK = 0.02
+"""Seconds that the clock of these tests advances per call."""
 
 
 @pytest.fixture
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(perf_counter=Clock().perf_counter)
+    clock = SimpleNamespace(perf_counter=Clock(TICK).perf_counter)
     for module in (training_run, chains):
         monkeypatch.setattr(module, "time", clock)
 
@@ -120,7 +112,7 @@ def test_runs(name: str, module: object, plans: tuple[str, str], few: Path, tmp_
     seconds = [figure["value"] for key, figure in record["figures"].items() if key.startswith("seconds of training")]
     assert len(seconds) == 2
     # The budget is one second; a step may exceed it by the few clock calls it makes.
-    assert all(1 - 5 * Clock.TICK < each < 1 + 5 * Clock.TICK for each in seconds), seconds
+    assert all(1 - 5 * TICK < each < 1 + 5 * TICK for each in seconds), seconds
     assert all(figure["value"] > 0 for key, figure in record["figures"].items() if key.startswith("images seen"))
 
 
@@ -307,4 +299,4 @@ def test_latent_or_pixel_runs(few: Path, tmp_path: Path, monkeypatch: pytest.Mon
     figures = record["figures"]
     assert figures["tokens per image, latents"] == figures["tokens per image, pixels"]
     seconds = [figures[f"seconds of training, {name}"]["value"] for name in ("latents", "pixels")]
-    assert all(1 - 5 * Clock.TICK < each < 1 + 5 * Clock.TICK for each in seconds), seconds
+    assert all(1 - 5 * TICK < each < 1 + 5 * TICK for each in seconds), seconds

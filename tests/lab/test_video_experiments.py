@@ -20,6 +20,7 @@ from jielong.config import recipe
 from jielong.data.opening import open_data
 from jielong.orders.frames import FramesOrder
 from jielong.training import run as training_run
+from lab_clock import Clock
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -120,22 +121,9 @@ SMALLER |= {"layers: 4, width: 96, heads: 3": "layers: 1, width: 24, heads: 2", 
 SMALLER |= {"none: {width: 96}": "none: {width: 24}", "steps: 16": "steps: 2", "steps: 4": "steps: 2", "batch: 16": "batch: 4"}
 
 
-class Clock:
-    """A clock that advances 0.1 s per call, so that a time budget is a number of steps."""
-
-    TICK = 0.1
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        self.now += self.TICK
-        return self.now
-
-
 @pytest.fixture
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(perf_counter=Clock().perf_counter)
+    clock = SimpleNamespace(perf_counter=Clock(0.1).perf_counter)
     for module in (training_run, chains, continuing):
         monkeypatch.setattr(module, "time", clock)
 

@@ -14,7 +14,7 @@ Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
 Lines = dict[tuple[str, ...], str]
 """The file and line of every key, by the keys that lead to it."""
 _READ_DIFFERENTLY = re.compile("[\t\ufeff]")
-"""Characters of which libyaml makes something else than PyYAML does: it takes a tab for a space, and skips a byte-order mark anywhere."""
+"""Characters that libyaml and PyYAML parse differently: libyaml takes a tab for a space, and skips a byte-order mark anywhere."""
 _KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge")
 
 

@@ -78,6 +78,16 @@ def description(folder: Path) -> JSON:
     return read_json(folder / "model.json")
 
 
+def zoo_of(kind: str) -> dict[str, Path]:
+    """Shipped models of one kind of media (``image``, ``audio``, ``video``) by name; without those whose ``model.json`` is damaged."""
+    found = {}
+    for name, folder in zoo().items():
+        media = description(folder).get("media")
+        if isinstance(media, dict) and media.get("kind") == kind:
+            found[name] = folder
+    return found
+
+
 _SIZED = {"image": "pictures", "video": "videos"}
 """Kinds of media whose size is said, as several items."""
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from jielong.apps.demo.trace_view import Trace, shown_values
 from jielong.conditions.voice import Recording
+from jielong.config.zoo import zoo_of
 from jielong.core.tokens import Tokens
 from jielong.data.joined import joined_name, listed
 from jielong.data.licences import Licence
@@ -27,7 +28,7 @@ from jielong.media.players import Sound
 from jielong.media.reading.libraries import MissingLibraryError
 from jielong.media.spectrograms import spectrogram
 from jielong.networks.efficientnet import WeightsError
-from jielong.system import DESCRIPTION, System, find, is_timed, load, zoo
+from jielong.system import DESCRIPTION, System, find, is_timed, load
 
 SENTENCES = ("Please leave a message after the tone.", "Press one to continue.", "The number is seven.")
 NAMES = ("bass, hit", "hi-hat", "tabla")
@@ -118,26 +119,13 @@ class StepRecorder:
 def sound_sections(seed: int, missing: dict[str, str], names: Sequence[str] | None = None) -> list[AudioSection]:
     """Sections of audio models (all shipped ones by default), generators first; reasons of those left out are added to ``missing``."""
     sections = []
-    for name in _models() if names is None else names:
+    for name in zoo_of("audio") if names is None else names:
         try:
             system = load(name, "cpu")
             sections.append(_reconstructions(system) if system.generator is None else _generated(system, seed, missing))
         except (ValueError, RuntimeError, MissingLibraryError) as error:
             missing[name] = str(error)
     return sorted(sections, key=lambda section: section.samples[0].trace is None)
-
-
-def _models() -> list[str]:
-    """Names of shipped audio models."""
-    names = []
-    for name, folder in zoo().items():
-        try:
-            described = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        if described.get("media", {}).get("kind") == "audio":
-            names.append(name)
-    return names
 
 
 class Conditions(TypedDict, total=False):

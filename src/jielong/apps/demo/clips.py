@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from jielong.conditions.inputs import ConditionInput
 from jielong.conditions.voice import Recording
 from jielong.config import recipe as recipes
 from jielong.config.schema import Recipe
+from jielong.config.zoo import zoo_of
 from jielong.data.licences import terms
 from jielong.data.opening import open_quietly
 from jielong.data.order import spread
@@ -32,7 +32,7 @@ from jielong.media.players import Sound
 from jielong.media.reading.libraries import MissingLibraryError
 from jielong.networks.efficientnet import WeightsError
 from jielong.orders.frames import Frames
-from jielong.system import DESCRIPTION, System, load, zoo
+from jielong.system import System, load, zoo
 from jielong.system.inputs import call_inputs
 from jielong.system.shipped import shipped_figure
 
@@ -58,7 +58,7 @@ class ShownClip:
         frames: ``(C, T, H, W)`` in [-1, 1].
         rate: Frames a second.
         judgement: The judge's verdict, or why there is none; ``None`` where nothing is judged.
-        sound: What is heard with it.
+        sound: Audio played with it.
         command: That generates the same clip.
     """
 
@@ -106,15 +106,7 @@ class _Found:
 
 def clip_models() -> list[str]:
     """Names of shipped generators of clips."""
-    names = []
-    for name, folder in zoo().items():
-        try:
-            described = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        if described.get("media", {}).get("kind") == "video" and recipes.load(str(folder)).order is not None:
-            names.append(name)
-    return names
+    return [name for name, folder in zoo_of("video").items() if recipes.load(str(folder)).order is not None]
 
 
 def clip_sections(
@@ -261,7 +253,7 @@ def _say(
 
 
 def _speaks(each: Recipe) -> bool:
-    """Whether a recipe is of a generator that says a text in exactly a given duration, not until it stops by itself."""
+    """Whether a recipe is of a speech generator whose duration is given, not predicted."""
     if each.order is None or each.condition is None or not any(part.transcript for part in each.condition.components):
         return False
     return each.condition.alignment is not None or any(part.sets_duration for part in each.condition.inputs)

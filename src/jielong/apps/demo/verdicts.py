@@ -18,7 +18,7 @@ from jielong.evaluation.missions.judge import MissionJudge
 from jielong.media.reading.libraries import MissingLibraryError
 
 FAULTS = 2
-"""Faults that are named; of more the number is said."""
+"""Faults that are listed by name; the others are counted."""
 
 
 @dataclass(frozen=True)
