@@ -44,6 +44,7 @@ class LayerConfig(Config):
         norm: ``rms`` or ``layer``.
         activation: ``swiglu`` or ``gelu``.
         qk_norm: Normalise queries and keys, head by head, before rotation.
+        rotary: Whether coordinates rotate queries and keys; off in models that learn their positions alone (VAR, MAR).
         rope_base: Longest wavelength of rotary positions over ``2 pi``.
         condition: How a condition enters: its states before the tokens (``prefix``), by cross-attention (``cross``), or its pooled vector
             in adaptive norms (``adaln``); unused without one.
@@ -58,6 +59,7 @@ class LayerConfig(Config):
     norm: NormKind = "rms"
     activation: Activation = "swiglu"
     qk_norm: bool = False
+    rotary: bool = True
     rope_base: float = Field(default=10_000.0, gt=1)
     condition: ConditionPath = "prefix"
     dropout: float = Field(default=0.0, ge=0, lt=1)

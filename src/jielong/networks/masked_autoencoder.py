@@ -42,7 +42,6 @@ class MaskedAutoencoderConfig(LayerConfig):
         encoder_layers: Layers of the encoder, which reads known tokens.
         decoder_layers: Layers of the decoder, which reads all positions.
         buffer: Learned positions before the tokens; MAR has 64 before 256 tokens.
-        rotary: Whether coordinates rotate queries and keys.
     """
 
     encoder_layers: int = Field(default=4, ge=1)
@@ -50,7 +49,6 @@ class MaskedAutoencoderConfig(LayerConfig):
     buffer: int = Field(default=16, ge=0)
     norm: NormKind = "layer"
     activation: Activation = "gelu"
-    rotary: bool = True
     bias: bool = True
     norm_eps: float = Field(default=1e-6, gt=0)
 
@@ -67,7 +65,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
     def __init__(self, config: MaskedAutoencoderConfig, *, extents: Sequence[int], condition_width: int | None = None) -> None:
         super().__init__()
         self.width = width = config.width
-        self.buffer_size, self.rotary = config.buffer, config.rotary
+        self.buffer_size = config.buffer
         self.condition = None if condition_width is None else config.condition
         self.conditioned = condition_width is not None
         layer_width = None if config.condition == "prefix" else condition_width
@@ -143,7 +141,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         if attention_mask is not None:
             known = known & attention_mask
         front, dtype = condition.front.shape[1], compute_dtype(x)
-        table = self._table(coords, x.device, dtype, front)
+        table = self.encoder.rotation(coords, x.device, dtype, front)
         encoded, index = self._encode(x, known, condition, table, cache)
         if cache is not None and encoded.shape[1]:
             cache.encoded.scatter_(1, index[..., None].expand_as(encoded), encoded)
@@ -181,7 +179,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         """The encoder at positions just revealed; the decoder at those that changed most."""
         batch, front, dtype = len(x), condition.front.shape[1], compute_dtype(x)
         assert cache.revealed is not None
-        table = self._table(coords, x.device, dtype, front)
+        table = self.encoder.rotation(coords, x.device, dtype, front)
         real = condition.real_front()
         index = torch.cat((torch.arange(front, device=x.device).expand(batch, -1), front + cache.revealed), dim=1)
         inputs = self.enter(torch.cat((condition.front, take_rows(x, cache.revealed)), dim=1))
@@ -217,9 +215,6 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         """Encoded front ``(B, F, D)`` and tokens or placeholders ``(B, N, D)``, with the decoder's positions, ``(B, F + N, D)``."""
         front = front + F.pad(self.decoder_buffer_places, (0, 0, front.shape[1] - self.buffer_size, 0))
         return torch.cat((front, tokens + self.decoder_places(coords)), dim=1)
-
-    def _table(self, coords: Tensor, device: torch.device, dtype: torch.dtype, front: int) -> Rotation | None:
-        return self.encoder.rotary(coords, device, dtype, front) if self.rotary else None
 
     def _condition(self, conditioning: Conditioning | None, x: Tensor) -> MaskedCondition:
         front, real = self.buffer_places.expand(len(x), -1, -1), None

@@ -31,7 +31,7 @@ from jielong.networks.fused_inference import Masks, cached_layers
 from jielong.networks.layers import AttentionContext, Block, LayerCondition, LayerConfig, modulate
 from jielong.networks.lazy import LazyCache, LazyStack, LazyTransformerCache
 from jielong.networks.norm import Norm
-from jielong.networks.rope import Rotary
+from jielong.networks.rope import Rotary, Rotation
 
 
 def real_states(conditioning: Conditioning) -> Tensor:
@@ -83,7 +83,8 @@ class Transformer(Backbone["Cache | LazyCache"]):
         self.layers, self.width, self.heads, self.axes = config.layers, width, config.heads, axes
         self.condition = None if condition_width is None else config.condition
         self.conditioned, self.prefixed = condition_width is not None, self.condition == "prefix"
-        self.rotary, self.factorized = Rotary(width // config.heads, axes, config.rope_base), config.factorized
+        self.rotary = Rotary(width // config.heads, axes, config.rope_base) if config.rotary else None
+        self.factorized = config.factorized
         if config.factorized:
             check_axes(axes, "backbone.transformer.factorized")
             if self.condition == "prefix":
@@ -187,6 +188,10 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 total += 2 * prefix * block.cross.kv.weight.numel() + 4 * positions * prefix * self.width
         return int(total)
 
+    def rotation(self, coords: Tensor, device: torch.device, dtype: torch.dtype, prefix: int = 0) -> Rotation | None:
+        """The rotations of positions ``(n, axes)`` behind a prefix, which is not rotated; ``None`` without rotary positions."""
+        return None if self.rotary is None else self.rotary(coords, device, dtype, prefix)
+
     def _whole(self, inputs: BackboneInputs) -> Tensor:
         """One pass over all positions, without a cache: the reference."""
         x, conditioning = inputs.embeddings, inputs.conditioning
@@ -205,7 +210,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
             x = torch.cat((self.prefix(conditioning).to(x.dtype), x), dim=1)
             real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
             mask = additive(behind_prefix(allowed, real, conditioning.causal), dtype)
-        rotation = self.rotary(inputs.coords, device, dtype, prefix)
+        rotation = self.rotation(inputs.coords, device, dtype, prefix)
         causal = kind == "causal" and mask is None
         context = AttentionContext(len(x), rotation, mask, causal, condition=self.layer_condition(conditioning, dtype), prefix=prefix)
         if self.factorized:
@@ -215,7 +220,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
     @staticmethod
     def _factorized(inputs: BackboneInputs, allowed: Tensor, context: AttentionContext) -> list[AttentionContext]:
         """The contexts of the two kinds of layers: with frames apart where they are whole, and otherwise with masks."""
-        dtype, coords = context.rotation.cosine.dtype if context.rotation is not None else inputs.embeddings.dtype, inputs.coords
+        dtype, coords = compute_dtype(inputs.embeddings), inputs.coords
         found = None if inputs.attention_mask is not None else factors(allowed, coords, dtype)
         if found is not None:
             return [replace(context, mask=None, causal=False, factor=factor) for factor in found]
@@ -253,7 +258,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         masks: Masks = (mask,)
         if self.factorized:
             masks = tuple(_both(mask, additive(same(coords, seen, along).to(x.device), cache.dtype)[None, None]) for along in TURNS)
-        hidden = cache.layers(x, self.rotary(coords, x.device, torch.float32), masks, cache)
+        hidden = cache.layers(x, self.rotation(coords, x.device, torch.float32), masks, cache)
         if commit:
             cache.length = end
             cache.coords = seen if noted else cache.coords
@@ -282,7 +287,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 cache.prefix, cache.real, cache.causal = self.prefix(conditioning).to(x.dtype), conditioning.mask, conditioning.causal
             cache.started = True
         prefix = 0 if cache.prefix is None else cache.prefix.shape[1]
-        table = self.rotary(inputs.coords, device, dtype, prefix)
+        table = self.rotation(inputs.coords, device, dtype, prefix)
         context = AttentionContext(batch, table, condition=cache.condition)
         if cache.fresh or cache.wanted is None:
             if cache.prefix is not None and cache.real is not None:
