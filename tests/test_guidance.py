@@ -17,6 +17,12 @@ def test_linear_grows_from_one_to_the_scale() -> None:
     assert [guidance.at(share) for share in SHARES] == [1 + 4 * share for share in SHARES]
 
 
+def test_linear_may_count_the_tokens_known_after_the_step() -> None:
+    guidance = Guidance(scale=5.0, kind="linear", counted="after")
+    assert [guidance.at(share, after=share + 0.01) for share in SHARES] == [1 + 4 * (share + 0.01) for share in SHARES]
+    assert Guidance(scale=5.0, kind="linear").at(0.25, after=0.5) == 2.0
+
+
 def test_ramp_grows_by_steps_whatever_is_known() -> None:
     """VAR's cfg 1.5 at scale k of 10 is 1 + 1.5 k / 9 in this convention."""
     guidance = Guidance(scale=2.5, kind="ramp")
@@ -49,5 +55,7 @@ def test_settings_without_a_meaning_are_refused() -> None:
         Guidance(scale=2.0, kind="interval", start=0.5, stop=0.5)
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Guidance(scale=-1.0)
+    with pytest.raises(ValidationError, match=r"counted: after is of the kind linear, and the kind is constant"):
+        Guidance(scale=2.0, counted="after")
     with pytest.raises(ValidationError, match=r"constant.*linear.*interval"):
         Guidance(kind="cosine")

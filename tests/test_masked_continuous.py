@@ -5,6 +5,7 @@ The head here is a Gaussian of known mean, so that a generated token tells which
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -278,6 +279,21 @@ def test_an_interval_of_guidance_drops_the_null_half(backbone: str) -> None:
         open_ended = make(backbone).generate(given(model), guidance=Guidance(scale=3.0, kind="interval", start=0.0, stop=1.0), **options)
         constant = make(backbone).generate(given(model), guidance=3.0, **options)
         assert torch.equal(open_ended.values, constant.values)
+
+
+@pytest.mark.parametrize("steps", [5, 16])
+def test_linear_guidance_counted_after_the_step_is_that_of_mar(steps: int) -> None:
+    """``w_k = 1 + (w - 1) (N - n_k) / N``, where ``n_k = max(1, min(n_{k-1} - 1, floor(N cos(pi/2 (k + 1) / K))))``; the card's rule."""
+    scales: list[float] = []
+    guidance = Guidance(scale=3.0, kind="linear", counted="after")
+    model = make("mar", steps=steps)
+    drawn = model.generate(given(model), seed=1, guidance=guidance, on_step=lambda event: scales.append(event.guidance))
+    hidden, expected = N, []
+    for step in range(steps):
+        hidden = max(1, min(hidden - 1, math.floor(N * math.cos(math.pi / 2 * (step + 1) / steps))))
+        expected.append(1 + 2 * (N - hidden) / N)
+    assert scales == pytest.approx(expected)
+    torch.testing.assert_close(model.generate(given(model), seed=1, guidance=guidance, cache=False).values, drawn.values, **CLOSE)
 
 
 def test_two_stages_change_which_come_when_and_nothing_else() -> None:

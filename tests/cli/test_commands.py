@@ -279,6 +279,7 @@ def test_a_trace_reveals_every_token_once_and_ends_in_the_picture(painter: Path,
         ("3", Guidance(scale=3)),
         ("constant:2.5", Guidance(scale=2.5)),
         ("linear:3", Guidance(scale=3, kind="linear")),
+        ("linear-after:3", Guidance(scale=3, kind="linear", counted="after")),
         ("interval:3:0.1:0.6", Guidance(scale=3, kind="interval", start=0.1, stop=0.6)),
     ],
 )

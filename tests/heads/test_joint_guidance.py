@@ -182,6 +182,11 @@ def test_what_is_rescaled_must_be_guided_and_joint() -> None:
         SamplingConfig(guidance_rescale=1.5)
 
 
+def test_guidance_counted_after_a_step_is_not_for_joint_heads() -> None:
+    with pytest.raises(ValueError, match=r"guides inside a draw of many: leave out guidance\.counted"):
+        draw(model_of(), guidance=Guidance(scale=2.0, kind="linear", counted="after"))
+
+
 @EACH
 def test_autoguidance_by_the_model_itself_changes_nothing(settings: Any) -> None:
     model = model_of(settings)

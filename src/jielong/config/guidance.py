@@ -22,6 +22,7 @@ class Guidance(Config):
         kind: ``constant``; ``linear`` grows from 1 to ``scale`` as tokens become known; ``ramp`` grows from 1 at the first step to
             ``scale`` at the last, evenly by steps (VAR, arXiv 2404.02905); ``interval`` is ``scale`` between
             ``start`` and ``stop`` and 1 outside (arXiv 2404.07724); behind it the unconditional half is not even computed.
+        counted: Whether ``linear`` counts the tokens known ``before`` a step or those known ``after`` it (MAR, arXiv 2406.11838).
         start: Share of known tokens where the interval begins.
         stop: Share of known tokens where it ends.
 
@@ -31,6 +32,7 @@ class Guidance(Config):
 
     scale: float = Field(default=1.0, ge=0)
     kind: Literal["constant", "linear", "ramp", "interval"] = "constant"
+    counted: Literal["before", "after"] = "before"
     start: float = Field(default=0.0, ge=0, le=1)
     stop: float = Field(default=1.0, ge=0, le=1)
 
@@ -38,17 +40,21 @@ class Guidance(Config):
     def _ordered(self) -> Guidance:
         if self.start >= self.stop:
             raise ValueError(f"the guidance interval must begin before it ends, but start is {self.start} and stop {self.stop}")
+        if self.counted == "after" and self.kind != "linear":
+            raise ValueError(f"counted: after is of the kind linear, and the kind is {self.kind}: leave it out, or set kind: linear")
         return self
 
-    def at(self, known: float, progress: float = 0.0) -> float:
+    def at(self, known: float, progress: float = 0.0, after: float | None = None) -> float:
         """Scale when a share ``known`` in [0, 1) of the tokens is known.
 
         Args:
             known: That share.
             progress: The step's place among all steps: 0 for the first, 1 for the last (and for an only one).
+            after: The share after the step, for ``counted: after``; ``known`` by default.
         """
         if self.kind == "linear":
-            return 1.0 + (self.scale - 1.0) * known
+            counted = after if self.counted == "after" and after is not None else known
+            return 1.0 + (self.scale - 1.0) * counted
         if self.kind == "ramp":
             return 1.0 + (self.scale - 1.0) * progress
         if self.kind == "interval" and not self.start <= known < self.stop:

@@ -179,6 +179,11 @@ def check_parts(model: Generator, config: SamplingConfig) -> None:
     order, head, guidance = model.order, model.head, config.guidance
     order.check_sampling(config)
     head.check_sampling(config)
+    if guidance.counted == "after" and (head.joint or head.whole):
+        raise ValueError(
+            f"guidance counted after a step is for tokens that are drawn step by step, and the {type(head).__name__} guides inside a draw "
+            "of many: leave out guidance.counted"
+        )
     last = model.plan.spans[-1][0]  # an order may change parameters on the way
     head.check_sampling(order.sampling_at(model.plan.layout, last, Step(0, 1, 1, 0), config))
     if order.gradual or len(model.plan.spans) > 1:

@@ -212,7 +212,9 @@ class Sampler:
             queue = reveal_queue(order, self.config, at, ~state.known[:, span], state.rng) if steps else None
             for step in steps:
                 progress, known = done / last if last else 1.0, (stop - step.hidden_before) / total
-                scale, config = self._guidance(state, known, progress), order.sampling_at(plan.layout, start, step, self.config, first)
+                after = min(total - 1, stop - step.hidden_after) / total  # MAR's code counts a hidden token after the last step too
+                scale = self._guidance(state, known, progress, after)
+                config = order.sampling_at(plan.layout, start, step, self.config, first)
                 current = BlockStep(span, at, step, done, progress, known, config, scale)
                 if queue is None:
                     self._draw_block(state, current, ignore_state if events is None else partial(events.state, span, scale))
@@ -226,11 +228,11 @@ class Sampler:
                 # Later blocks must see this one clean (or, when it was given whole, at all).
                 self.hidden(state, start, stop, commit=True)
 
-    def _guidance(self, state: SamplerState, known: float, progress: float) -> float:
+    def _guidance(self, state: SamplerState, known: float, progress: float, after: float) -> float:
         """The scale at a step; the unconditional half is dropped once no later step needs it."""
         if state.guided and not self._needed_from(known):
             state.drop_unconditional()
-        return self.config.guidance.at(known, progress) if state.guided or state.weaker is not None else 1.0
+        return self.config.guidance.at(known, progress, after) if state.guided or state.weaker is not None else 1.0
 
     def _needed_from(self, known: float) -> bool:
         """Whether guidance is needed now or later, when a share ``known`` of the tokens is known."""

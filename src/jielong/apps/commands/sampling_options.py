@@ -34,8 +34,14 @@ TYPES: dict[str, type] = {
 }
 """Type of each option, by parameter; ``lazy_*`` are fields of ``lazy``."""
 
-_NUMBERS = {"constant": ("scale",), "linear": ("scale",), "ramp": ("scale",), "interval": ("scale", "start", "stop")}
-_FORMATS = "3, linear:3, ramp:3 or interval:3:0.1:0.6"
+_NUMBERS = {
+    "constant": ("scale",),
+    "linear": ("scale",),
+    "linear-after": ("scale",),
+    "ramp": ("scale",),
+    "interval": ("scale", "start", "stop"),
+}
+_FORMATS = "3, linear:3, linear-after:3, ramp:3 or interval:3:0.1:0.6"
 
 
 def takes_sampling(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -82,7 +88,7 @@ def overrides(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def guidance_of(text: str) -> Guidance:
-    """Parse ``3``, ``linear:3``, ``ramp:3`` or ``interval:3:0.1:0.6``.
+    """Parse ``3``, ``linear:3``, ``linear-after:3`` (``counted: after``), ``ramp:3`` or ``interval:3:0.1:0.6``.
 
     Raises:
         typer.BadParameter: if the format is invalid or a number out of range.
@@ -93,7 +99,9 @@ def guidance_of(text: str) -> Guidance:
     try:
         if len(numbers) != len(names):
             raise ValueError(f"{kind} takes {' and '.join(names)}")
-        return Guidance.model_validate({"kind": kind, **{name: float(number) for name, number in zip(names, numbers, strict=True)}})
+        counted = {"counted": "after"} if kind == "linear-after" else {}
+        given = {name: float(number) for name, number in zip(names, numbers, strict=True)}
+        return Guidance.model_validate({"kind": kind.removesuffix("-after"), **counted, **given})
     except ValidationError as error:
         why = "; ".join(fault(problem["loc"][:0], problem["msg"]) for problem in error.errors())
     except ValueError as error:
