@@ -35,11 +35,12 @@ def silent() -> Tensor:
 class Answers:
     """A network that answers with numbers of its own, bounded, different at each time: ``(M, C)`` or ``(M, 2 C)``."""
 
-    def __init__(self, channels: int, outputs: int) -> None:
+    def __init__(self, channels: int, outputs: int, bound: float = 1.0) -> None:
+        self.bound = bound
         self.weight = torch.randn(channels, outputs, generator=torch.Generator().manual_seed(7))
 
     def __call__(self, x: Tensor, time: float) -> Tensor:
-        return torch.tanh(x @ self.weight + 3 * time)
+        return self.bound * torch.tanh(x @ self.weight + 3 * time)
 
 
 def look_of(head: DiffusionHead, answers: Answers) -> Denoise:
@@ -51,8 +52,8 @@ def look_of(head: DiffusionHead, answers: Answers) -> Denoise:
     return lambda x, level: head._denoise(evaluate, x, level)
 
 
-def head_of(prediction: Prediction, variance: str = "fixed", clip: float | None = None) -> DiffusionHead:
-    settings = Diffusion(network=MLP(layers=1, width=4), prediction=prediction, variance=variance, clip=clip)  # type: ignore[arg-type]
+def head_of(prediction: Prediction, variance: str = "fixed", clip: float | None = None, **more: object) -> DiffusionHead:
+    settings = Diffusion(network=MLP(layers=1, width=4), prediction=prediction, variance=variance, clip=clip, **more)  # type: ignore[arg-type]
     return settings.build(2, Layout((1,), channels=3))
 
 
@@ -75,6 +76,27 @@ def test_ancestral_steps_are_those_of_diffusers(prediction: Prediction, kind: Ki
         x = theirs.step(answers(x, int(time) / 1000), time, x, generator=generator).prev_sample
     found = ddpm(look_of(head_of(prediction, variance, clip=2.0), answers), begin, Schedule.of(kind).respaced(steps), normals(2, 5, 3))
     torch.testing.assert_close(found, x, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("clamped", [True, False])
+def test_a_learned_variance_outside_its_bounds_is_clamped_or_taken_as_it_is(clamped: bool) -> None:
+    """diffusers takes it as it is, as improved DDPM's code does: its chain is ours without the clamp, and differs with it."""
+    theirs = DDPMScheduler(
+        variance_type="learned_range", clip_sample=True, clip_sample_range=2.0, timestep_spacing="linspace", **THEIRS["cosine"]
+    )
+    theirs.set_timesteps(10)
+    answers, begin = Answers(3, 6, bound=2.0), torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    generator, x = torch.Generator().manual_seed(2), begin
+    for time in theirs.timesteps:
+        x = theirs.step(answers(x, int(time) / 1000), time, x, generator=generator).prev_sample
+    head = head_of("epsilon", "learned", clip=2.0, clamp_variance=clamped)
+    found = ddpm(look_of(head, answers), begin, Schedule.of("cosine").respaced(10), normals(2, 5, 3))
+    assert torch.allclose(found, x, rtol=2e-3, atol=2e-4) != clamped
+
+
+def test_a_fixed_variance_is_not_clamped() -> None:
+    with pytest.raises(ValueError, match="clamp_variance: false is of a learned variance, and variance is fixed"):
+        Diffusion(variance="fixed", clamp_variance=False)
 
 
 @PREDICTIONS

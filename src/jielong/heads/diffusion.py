@@ -45,6 +45,8 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
         edm: Noise levels of ``prediction: edm``.
         variance: Variance of a reverse step: ``fixed`` to that of ``q(x_{t-1} | x_t, x_0)``, or ``learned`` between it and ``beta_t``
             (arXiv 2102.09672).
+        clamp_variance: Keep a learned variance between these two in sampling. The optimal one lies there, while a network of few steps may
+            predict one far outside; MAR's and DiT's code take it as it is.
         sampler: See :mod:`jielong.heads.diffusion_samplers`; ``edm`` is ``heun`` at EDM's levels.
         karras: Sample at EDM's noise levels with every sampler; ``edm`` and ``prediction: edm`` do so anyway.
         eta: Noise that ``ddim`` injects.
@@ -65,6 +67,7 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
     prediction: Prediction = "epsilon"
     edm: EDM | None = None
     variance: Variance = "learned"
+    clamp_variance: bool = True
     sampler: Sampler = "ddpm"
     karras: bool = False
     eta: float = Field(default=0.0, ge=0, le=1)
@@ -81,6 +84,8 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
     def _fits(self) -> Diffusion:
         if self.dynamic_thresholding_ratio is not None and self.clip is None:
             raise ValueError("dynamic_thresholding_ratio raises the bound clip, which is not set: add clip: 1.0, the range of colours")
+        if not self.clamp_variance and self.variance != "learned":
+            raise ValueError("clamp_variance: false is of a learned variance, and variance is fixed: leave one of them out")
         if self.prediction != "edm" and self.edm is not None:
             raise ValueError(f"the key edm sets the noise of prediction: edm, and prediction is {self.prediction}: leave one of them out")
         if self.prediction == "edm":
@@ -236,8 +241,7 @@ class DiffusionHead(IterativeHead):
         prediction, fraction = self._split(conditional)
         if null is not None:
             prediction = evaluate.guide(prediction, self._split(null)[0], share)
-        if fraction is not None:
-            # The optimal variance lies within; early in training the network may predict one far outside.
+        if fraction is not None and self.settings.clamp_variance:
             fraction = fraction.clamp(0, 1)
         if self.prediction == "x0":
             data = prediction
