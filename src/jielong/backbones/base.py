@@ -19,6 +19,11 @@ class BackboneSettings(Part):
         """As :attr:`Backbone.prefixed`."""
         return False
 
+    @property
+    def starts_with_condition(self) -> bool:
+        """Whether a condition is, or is added to, the chain's start."""
+        return False
+
     @abstractmethod
     def build(self, layout: Layout, condition_width: int | None) -> AnyBackbone:
         """The network for tokens of a layout, as the order arranges them. Raises ``ValueError`` if it cannot read such tokens."""

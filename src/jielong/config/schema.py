@@ -155,12 +155,17 @@ class Recipe(Config):
         return self
 
     def _check_chain(self) -> None:
-        """Refuse a condition that stands in the chain before a backbone that has no room for it."""
+        """Refuse a condition that the backbone has no room for in the chain, and a start that is no condition."""
         part = self.condition
         if part is not None and part.in_chain and self.backbone is not None and not self.backbone.prefixed:
             raise ValueError(
                 f"the condition {part.name} stands in the chain before the tokens, for backbone: {{transformer: {{condition: prefix}}}}, "
                 f"not {self.backbone.name!r} as it is set here"
+            )
+        if part is None and self.backbone is not None and self.backbone.starts_with_condition:
+            raise ValueError(
+                f"backbone.{self.backbone.name}.start puts the condition at the chain's start, and there is none: add condition, or leave "
+                "start out"
             )
 
     def _reads_pairs(self) -> bool:

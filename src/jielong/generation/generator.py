@@ -17,7 +17,7 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepCallback, TokenChunk
 from jielong.generation.durations import build_durations
 from jielong.generation.inpainting import check_seen
-from jielong.generation.plan import SequencePlan
+from jielong.generation.plan import SequencePlan, check_start
 from jielong.generation.request import SamplingRequest
 from jielong.generation.state import PreparedMismatch, TrainingStates
 from jielong.generation.streaming import stream_tokens
@@ -45,6 +45,7 @@ class Generator(nn.Module):
     """
 
     coordinates: Tensor
+    placeholder: Tensor
 
     def __init__(
         self,
@@ -71,7 +72,11 @@ class Generator(nn.Module):
             )
         width, arranged = backbone.width, self.plan.layout
         self.embedding = embedding_of(arranged, width, self.plan.pattern is not None) if embedding is None else embedding
-        self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
+        check_start(order, backbone, self.plan, condition)
+        if backbone.start == "condition":
+            self.register_buffer("placeholder", torch.zeros(width), persistent=False)  # the condition stands in its place
+        else:
+            self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
         # Attention's rotary positions are relative, so equal placeholders at all positions would look the same to them.
         self.position_embeddings = PositionEmbedding(arranged.extents, width, order.relative_axes)
         self.register_buffer("coordinates", arranged.coordinates(), persistent=False)

@@ -8,9 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jielong.conditions.base import Condition
 from jielong.core.phases import MAIN
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext
+from jielong.networks.backbone import AnyBackbone
 from jielong.networks.conditioning import Conditioning
 from jielong.orders.base import Order
 from jielong.orders.patterns import Pattern
@@ -124,3 +126,19 @@ class SequencePlan:
     def pad(self) -> int:
         """The value where an item has no entry: the pattern's, or 0 where nothing reads it."""
         return 0 if self.pattern is None else self.pattern.pad
+
+
+def check_start(order: Order, backbone: AnyBackbone, plan: SequencePlan, condition: Condition | None) -> None:
+    """Raise ``ValueError`` if a condition is to be the chain's start, and the order has none or the condition predicts its own states."""
+    if backbone.start == "placeholder":
+        return
+    if not order.begins_once or plan.spans[0] != (0, 1):
+        raise ValueError(
+            f"start: {backbone.start} puts the condition at the first position, and the {type(order).__name__} begins with no single one: "
+            "take order: raster, or next_scale over scales that begin with 1 x 1, or leave start out"
+        )
+    if condition is not None and condition.loss_weight:
+        raise ValueError(
+            f"the states of a {type(condition).__name__} are predicted, the last of them too, so that it cannot be the chain's start: "
+            "leave start out, or set loss_weight: 0"
+        )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jielong.config.sampling import Lazy
+from jielong.networks.chain_start import Start
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.lazy import LazyCache
 
@@ -51,6 +52,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     width: int  # channels D of embeddings and of hidden vectors
     conditioned: bool  # whether it takes a condition
     prefixed: bool = False  # whether the condition's states are positions before all others (BackboneInputs.keep_prefix)
+    start: Start = "placeholder"  # what stands at the first position
     supports_window: ClassVar[bool] = False  # whether it can leave out what lies far behind (BackboneInputs.window)
     supports_attention_mask: ClassVar[bool] = False  # whether it can leave out positions (BackboneInputs.attention_mask)
 

@@ -28,7 +28,7 @@ from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.rope import Rotation
 
 Activation = Literal["swiglu", "gelu"]
-ConditionPath = Literal["prefix", "cross", "adaln"]
+ConditionPath = Literal["prefix", "cross", "adaln", "pooled"]
 KeysValues = tuple[Tensor, Tensor]  # each (B, heads, length, head width)
 KeyValueStore = Callable[[Tensor, Tensor], KeysValues]
 """Stores the keys and values of this pass, and returns those that it attends to."""
@@ -46,8 +46,9 @@ class LayerConfig(Config):
         qk_norm: Normalise queries and keys, head by head, before rotation.
         rotary: Whether coordinates rotate queries and keys; off in models that learn their positions alone (VAR, MAR).
         rope_base: Longest wavelength of rotary positions over ``2 pi``.
-        condition: How a condition enters: its states before the tokens (``prefix``), by cross-attention (``cross``), or its pooled vector
-            in adaptive norms (``adaln``); unused without one.
+        condition: How a condition enters: its states before the tokens (``prefix``), by cross-attention (``cross``), its pooled vector in
+            adaptive norms (``adaln``), or that vector alone where there is a place for it, without states (``pooled``): at the chain's
+            start of the transformer (LlamaGen), in the buffer of ``mar`` (MAR); unused without one.
         dropout: Probability of dropping a channel of a residual branch.
         bias: Whether linear maps have a bias.
         norm_eps: Added to the variance in norms.

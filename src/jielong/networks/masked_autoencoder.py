@@ -4,8 +4,8 @@ The encoder reads the known tokens alone, so it is cheap at a high mask ratio; t
 unknown ones. Both are bidirectional transformers. In both, the tokens are preceded by
 
 - the states of the condition, if it enters as a prefix;
-- ``buffer`` positions, each the sum of a learned vector and the pooled condition, so that the encoder has inputs even where nothing is
-  known.
+- ``buffer`` positions, each the sum of a learned vector and the pooled condition (as a prefix, or ``pooled`` alone), so that the encoder
+  has inputs even where nothing is known.
 
 There are three position embeddings: of the inputs (the generator's), of the decoder's inputs, and one that is added to the hidden vectors
 at the end, because unknown positions share one placeholder and a head has no position embedding. Beside them ``rotary`` rotates queries and
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from jielong.config.sampling import Lazy
 from jielong.networks.attention import additive, compute_dtype
 from jielong.networks.backbone import Backbone, BackboneInputs
+from jielong.networks.chain_start import ConditionPrefix
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import PositionEmbedding
 from jielong.networks.layers import Activation, AttentionContext, LayerConfig
@@ -32,7 +33,7 @@ from jielong.networks.lazy import LazyStack, take_rows
 from jielong.networks.masked_cache import LazyMaskedCache, MaskedCache, MaskedCondition
 from jielong.networks.norm import Norm, NormKind
 from jielong.networks.rope import Rotation
-from jielong.networks.transformer import ConditionPrefix, Transformer, TransformerConfig
+from jielong.networks.transformer import Transformer, TransformerConfig
 
 
 class MaskedAutoencoderConfig(LayerConfig):
@@ -68,7 +69,11 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         self.buffer_size = config.buffer
         self.condition = None if condition_width is None else config.condition
         self.conditioned = condition_width is not None
-        layer_width = None if config.condition == "prefix" else condition_width
+        if self.condition == "pooled" and not config.buffer:
+            raise ValueError(
+                "backbone.mar.condition: pooled enters in the buffer, and there is none: set buffer, such as 64, or take prefix"
+            )
+        layer_width = None if config.condition in ("prefix", "pooled") else condition_width
         self.encoder = Transformer(config.half(config.encoder_layers), axes=len(extents), condition_width=layer_width)
         self.decoder = Transformer(config.half(config.decoder_layers), axes=len(extents), condition_width=layer_width)
         self.enter = Norm(width, config.norm, config.norm_eps)
@@ -81,6 +86,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         self.prefix = self.pooled = None
         if self.condition == "prefix" and condition_width is not None:
             self.prefix = ConditionPrefix(condition_width, width)
+        if self.condition in ("prefix", "pooled") and condition_width is not None:
             self.pooled = nn.Linear(condition_width, width)
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
@@ -218,11 +224,12 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
 
     def _condition(self, conditioning: Conditioning | None, x: Tensor) -> MaskedCondition:
         front, real = self.buffer_places.expand(len(x), -1, -1), None
-        if conditioning is not None and self.prefix is not None and self.pooled is not None:
-            states = self.prefix(conditioning)
-            front = torch.cat((states, front + self.pooled(conditioning.pooled)[:, None]), dim=1)
-            if not bool(conditioning.mask.all()):
-                real = F.pad(conditioning.mask, (0, self.buffer_size), value=True)
+        if conditioning is not None and self.pooled is not None:
+            front = front + self.pooled(conditioning.pooled)[:, None]
+            if self.prefix is not None:
+                front = torch.cat((self.prefix(conditioning), front), dim=1)
+                if not bool(conditioning.mask.all()):
+                    real = F.pad(conditioning.mask, (0, self.buffer_size), value=True)
             conditioning = None
         encoder, decoder = (half.layer_condition(conditioning, compute_dtype(x)) for half in (self.encoder, self.decoder))
         return MaskedCondition(front.to(x.dtype), real, encoder, decoder)

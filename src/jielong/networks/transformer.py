@@ -1,12 +1,15 @@
 """A block-causal transformer: a position attends to all earlier blocks and its own.
 
 One network serves every order. With one block per position it is Llama (equal outputs for equal weights); with a single block it is a
-bidirectional encoder; blocks in between are scales or frames. The condition enters in one of three ways:
+bidirectional encoder; blocks in between are scales or frames. The condition enters in one of four ways:
 
 - ``prefix``: its states, through a two-layer MLP, form a block before all positions, which all attend to and which attends to itself alone.
   Prefix positions are not rotated (LlamaGen instead zeroes their queries and keys). A causal one is read in order (DALL-E).
 - ``cross``: cross-attention to its states after each self-attention, without rotation.
 - ``adaln``: its pooled vector shifts, scales and gates each residual branch, initialised to zero (DiT, arXiv 2212.09748).
+- ``pooled``: its pooled vector is the chain's start, and nothing else (LlamaGen's classes).
+
+With each, it may also be the chain's start (:mod:`jielong.networks.chain_start`).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from jielong.config.sampling import Lazy
 from jielong.networks.attention import additive, behind_prefix, compute_dtype, structure, within
 from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.cache import Cache
+from jielong.networks.chain_start import Beginning, ConditionPrefix, Start, real_states, start_map
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.factorized import TURNS, check_axes, factors, same
 from jielong.networks.fused_inference import Masks, cached_layers
@@ -34,24 +38,8 @@ from jielong.networks.norm import Norm
 from jielong.networks.rope import Rotary, Rotation
 
 
-def real_states(conditioning: Conditioning) -> Tensor:
-    """The condition's states with zeros at padding, which may hold anything, NaN too."""
-    return conditioning.states.masked_fill(~conditioning.mask[..., None], 0)
-
-
 def _both(mask: Tensor | None, other: Tensor) -> Tensor:
     return other if mask is None else mask + other
-
-
-class ConditionPrefix(nn.Sequential):
-    """A condition's states ``(B, L, W)`` as positions ``(B, L, D)`` before all others."""
-
-    def __init__(self, condition_width: int, width: int) -> None:
-        super().__init__(nn.Linear(condition_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width))
-
-    def forward(self, conditioning: Conditioning) -> Tensor:
-        """``(B, L, D)``."""
-        return cast("Tensor", super().forward(real_states(conditioning)))
 
 
 class TransformerConfig(LayerConfig):
@@ -72,12 +60,13 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     Args:
         axes: Coordinates of a position: 1 for sound, 2 for pictures, 3 for video.
+        start: What stands at the first position, if there is a condition.
     """
 
     supports_attention_mask: ClassVar[bool] = True
     supports_window: ClassVar[bool] = True
 
-    def __init__(self, config: TransformerConfig, *, axes: int, condition_width: int | None = None) -> None:
+    def __init__(self, config: TransformerConfig, *, axes: int, condition_width: int | None = None, start: Start = "placeholder") -> None:
         super().__init__()
         width = config.width
         self.layers, self.width, self.heads, self.axes = config.layers, width, config.heads, axes
@@ -92,7 +81,15 @@ class Transformer(Backbone["Cache | LazyCache"]):
                     "backbone.transformer.factorized: frames attend to themselves alone and no positions stand before them: take "
                     "condition: cross or adaln"
                 )
-        self.prefix = self.pooled = self.last_modulation = None
+        self.start = "placeholder" if condition_width is None else start
+        if self.condition == "pooled" and self.start == "placeholder":
+            raise ValueError(
+                "backbone.transformer.condition: pooled enters at the chain's start alone: set start: condition, or sum to add it to the "
+                "placeholder"
+            )
+        self.prefix = self.pooled = self.last_modulation = self.start_map = None
+        if condition_width is not None and self.start != "placeholder" and config.condition != "prefix":
+            self.start_map = start_map(condition_width, width)
         if condition_width is not None and config.condition == "prefix":
             self.prefix = ConditionPrefix(condition_width, width)
         if condition_width is not None and config.condition == "adaln":
@@ -152,6 +149,8 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     def new_lazy_cache(self, lazy: Lazy, batch: int, positions: int, prefix: int = 0) -> LazyCache:
         """Keys, values and hidden vectors of all positions, some of which a lazy step recomputes; none with factorized attention."""
+        if self.start != "placeholder":
+            raise ValueError("lazy steps are for one masked block, which has no start: leave one of them out")
         if self.factorized:
             raise ValueError("lazy steps attend to all positions, and attention is factorized here: leave one of them out")
         slots = positions + (prefix if self.condition == "prefix" else 0)
@@ -194,10 +193,11 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     def _whole(self, inputs: BackboneInputs) -> Tensor:
         """One pass over all positions, without a cache: the reference."""
-        x, conditioning = inputs.embeddings, inputs.conditioning
+        conditioning, beginning = inputs.conditioning, self._beginning(inputs.conditioning)
+        x, prefix = beginning.begun(inputs.embeddings), beginning.length
         device, dtype = x.device, compute_dtype(x)
         blocks = structure(inputs.blocks, device)
-        prefix, allowed, kind = 0, blocks.allowed, blocks.kind
+        allowed, kind = blocks.allowed, blocks.kind
         if inputs.window is not None:
             allowed, kind = allowed & within(inputs.coords[:, 0], inputs.coords[:, 0], inputs.window).to(device), "blocks"
         mask: Tensor | None = additive(allowed, dtype) if kind == "blocks" else None
@@ -205,11 +205,10 @@ class Transformer(Backbone["Cache | LazyCache"]):
             # A masked position attends to itself too, so that its softmax, which is never read, is defined.
             allowed = allowed & inputs.attention_mask[:, None] | torch.eye(x.shape[1], dtype=torch.bool, device=device)  # (B, n, n)
             mask = additive(allowed, dtype)[:, None]
-        if self.prefix is not None and conditioning is not None:
-            prefix = conditioning.states.shape[1]
-            x = torch.cat((self.prefix(conditioning).to(x.dtype), x), dim=1)
-            real = conditioning.mask[:1] if bool(conditioning.mask.all()) else conditioning.mask  # one mask for all if nothing is padded
-            mask = additive(behind_prefix(allowed, real, conditioning.causal), dtype)
+        if beginning.prefix is not None and beginning.real is not None:
+            x = torch.cat((beginning.prefix.to(x.dtype), x), dim=1)
+            real = beginning.real[:1] if bool(beginning.real.all()) else beginning.real  # one mask for all if nothing is padded
+            mask = additive(behind_prefix(allowed, real, beginning.causal), dtype)
         rotation = self.rotation(inputs.coords, device, dtype, prefix)
         causal = kind == "causal" and mask is None
         context = AttentionContext(len(x), rotation, mask, causal, condition=self.layer_condition(conditioning, dtype), prefix=prefix)
@@ -234,9 +233,9 @@ class Transformer(Backbone["Cache | LazyCache"]):
             cache.layers = cached_layers(self.blocks, self.norm, self.heads, cache.dtype)
         if not cache.started:
             cache.condition = self.layer_condition(conditioning, cache.dtype).to(cache.dtype)
-            if self.prefix is not None and conditioning is not None:
-                self._start_with_prefix(self.prefix(conditioning), conditioning, cache)
-            cache.started = True
+            beginning, cache.started = self._beginning(conditioning), True
+            self._start_with_prefix(beginning, cache)
+            x = beginning.begun(x)
         coords, window, noted = inputs.coords, inputs.window, inputs.window is not None or self.factorized
         if window is not None and len(cache.coords):
             cache.forget(int(coords[:, 0].min()) - window + 1)
@@ -264,13 +263,22 @@ class Transformer(Backbone["Cache | LazyCache"]):
             cache.coords = seen if noted else cache.coords
         return hidden
 
-    def _start_with_prefix(self, prefix: Tensor, conditioning: Conditioning, cache: Cache) -> None:
+    def _beginning(self, conditioning: Conditioning | None) -> Beginning:
+        """The condition as it stands before the first token."""
+        if conditioning is None:
+            return Beginning()
+        if self.prefix is not None:
+            return self.prefix.beginning(conditioning, self.start != "placeholder")
+        return Beginning() if self.start_map is None else Beginning(start=self.start_map(conditioning.pooled)[:, None])
+
+    def _start_with_prefix(self, beginning: Beginning, cache: Cache) -> None:
         """Pass the prefix, a block before all others, into an empty cache."""
+        if (prefix := beginning.prefix) is None or (real := beginning.real) is None:
+            return
         assert cache.layers is not None
-        end = cache.room(prefix.shape[1])
-        mask, real = None, conditioning.mask
-        if conditioning.causal or not bool(real.all()):
-            mask = additive(behind_prefix(real.new_ones(0, 0), real, conditioning.causal), cache.dtype)
+        mask, end = None, cache.room(prefix.shape[1])
+        if beginning.causal or not bool(real.all()):
+            mask = additive(behind_prefix(real.new_ones(0, 0), real, beginning.causal), cache.dtype)
         if not bool(real.all()):
             cache.slot_bias()[:, 0, 0, :end] = additive(real, cache.dtype)
         cache.layers(prefix, None, (mask,), cache)
@@ -317,7 +325,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
 
     def layer_condition(self, conditioning: Conditioning | None, dtype: torch.dtype) -> LayerCondition:
         """Keys, values and mask for cross-attention, or the modulation of adaptive norms."""
-        if conditioning is None or self.condition == "prefix":
+        if conditioning is None or self.condition in ("prefix", "pooled"):
             return LayerCondition()
         if self.pooled is not None and self.last_modulation is not None:
             pooled = self.pooled(conditioning.pooled)[:, None]  # (B, 1, D)

@@ -60,6 +60,8 @@ class Order(ABC):
 
     shifted: bool
     """Whether inputs depend on earlier blocks alone."""
+    begins_once: bool = False
+    """Whether the placeholder stands at the first position alone: the chain has a start."""
     reads_known: bool = False
     """Whether, although :attr:`shifted`, the inputs hold tokens of the own block that are given."""
     predicts_all: bool = True

@@ -36,6 +36,7 @@ class CoarseToFineOrder(Order):
     """
 
     shifted = True
+    begins_once = True
 
     def __init__(self, settings: CoarseToFine = CoarseToFine()) -> None:
         self.greedy = settings.greedy

@@ -58,6 +58,8 @@ class PlacedEmbedding(nn.Module):
 class MaskedNextOrder(RasterOrder):
     """Raster order over the remaining tokens; input: the previous one with its position, position embedding: the target's."""
 
+    begins_once = False
+
     def __init__(self, settings: MaskedNext = MaskedNext()) -> None:
         super().__init__()
         self.plain, self.few, self.many = settings.plain, settings.few, settings.many

@@ -198,6 +198,7 @@ class NextScaleOrder(Order):
     """
 
     shifted = True
+    begins_once = True
     usual_strength = 0.6
 
     def __init__(self, settings: NextScale = NextScale()) -> None:

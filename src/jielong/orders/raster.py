@@ -46,6 +46,7 @@ class RasterOrder(Order):
     """A block per position; its input is the previous token (the causal shift)."""
 
     shifted = True
+    begins_once = True
 
     def __init__(self, settings: Raster = Raster()) -> None:
         self.name, self.delays = settings.pattern, settings.delays
