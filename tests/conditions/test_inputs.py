@@ -32,7 +32,7 @@ def test_the_known_inputs() -> None:
     assert {each.keyword: each.option for each in registered_inputs().values() if not each.generated} == {
         "text": "--text", "classes": "--class", "seconds": "--seconds", "voice": "--voice", "emotion": "--emotion", "picture": "--picture",
         "first_frame": "--first-frame", "last_frame": "--last-frame", "actions": "--actions", "sound": "--sound",
-        "low_resolution": "--low-resolution", "variation_of": "--variation-of",
+        "low_resolution": "--low-resolution", "variation_of": "--variation-of", "features": "--features",
     }  # fmt: skip
     given, others = split_inputs({"text": "a", "classes": None, "voice": "v.wav", "steps": 3, "seed": None})
     assert given == {"text": "a", "voice": "v.wav"}

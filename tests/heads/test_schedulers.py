@@ -28,7 +28,7 @@ from jielong.heads import diffusion_samplers as samplers
 from jielong.heads import flow_matching as flow
 from jielong.heads.diffusion import thresholded
 from jielong.heads.diffusion_samplers import Churn, Denoised
-from jielong.heads.diffusion_schedule import Kind, Level, Schedule
+from jielong.heads.diffusion_schedule import Kind, Level, Schedule, Spacing
 from jielong.heads.noise_levels import EDM, LogNormalNoise, TrainedSteps
 
 MEANS, DEVIATION = torch.tensor([-1.5, 0.4, 2.0], dtype=torch.float64), 0.6
@@ -117,6 +117,22 @@ def test_ddim(kind: Kind, eta: float) -> None:
     for time, now in zip(theirs.timesteps, plan.levels()[:-1], strict=True):
         x = theirs.step(mixture(x, now).noise, time, x, eta=eta, generator=generator).prev_sample
     assert_equal(samplers.ddim(mixture, BEGIN, plan, normals(2), eta=eta), x)
+
+
+@pytest.mark.parametrize("count", [1, 10, 20])
+@pytest.mark.parametrize(("spacing", "offset"), [("leading", 0), ("leading", 1), ("trailing", 0)])
+def test_ddim_over_the_steps_that_diffusers_takes(spacing: Spacing, offset: int, count: int) -> None:
+    ends = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
+    theirs = DDIMScheduler(clip_sample=False, timestep_spacing=spacing, steps_offset=offset, **ends)
+    whole = Schedule.of("scaled_linear", ends=(0.0015, 0.0195))
+    torch.testing.assert_close(theirs.alphas_cumprod.double(), whole.kept, rtol=1e-4, atol=1e-9)
+    theirs.alphas_cumprod = whole.kept
+    theirs.set_timesteps(count)
+    plan, x = TrainedSteps(whole, spacing, offset).plan(count, karras=False), BEGIN
+    assert [round(1000 * time) for time in plan.times.flip(0).tolist()] == theirs.timesteps.tolist()
+    for time, now in zip(theirs.timesteps, plan.levels()[:-1], strict=True):
+        x = theirs.step(mixture(x, now).noise, time, x).prev_sample
+    assert_equal(samplers.ddim(mixture, BEGIN, plan, no_noise), x)
 
 
 @KINDS
@@ -210,6 +226,16 @@ def test_flow_euler(shift: float) -> None:
     theirs.set_timesteps(sigmas=[1 - index / COUNT for index in range(COUNT)])
     sigmas = noise_shares(times)
     torch.testing.assert_close(theirs.sigmas.double(), sigmas, rtol=1e-5, atol=1e-7)
+    assert_equal(flow.euler(velocity, BEGIN, times), steps(theirs, sigmas, BEGIN, flow_output))
+
+
+@SHIFTS
+@pytest.mark.parametrize("count", [1, 2, 28])
+def test_flow_euler_over_the_levels_of_its_scheduler(shift: float, count: int) -> None:
+    theirs, times = FlowMatchEulerDiscreteScheduler(shift=shift), flow.grid(count, shift, spacing="flow_match_euler")
+    theirs.set_timesteps(count)
+    sigmas = noise_shares(times)
+    torch.testing.assert_close(theirs.sigmas.double(), sigmas, rtol=1e-5, atol=1e-6)
     assert_equal(flow.euler(velocity, BEGIN, times), steps(theirs, sigmas, BEGIN, flow_output))
 
 

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models import DiTTransformer2DModel, Flux2Transformer2DModel, SD3Transformer2DModel
+from diffusers.models.embeddings import PatchEmbed, get_timestep_embedding
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from jielong.backbones.none import NoBackbone
 from jielong.core.tokens import Layout
 from jielong.networks.conditioning import Conditioning, References
+from jielong.networks.denoiser import sinusoid
 from jielong.networks.dit import DiT
 from jielong.networks.flux2 import Flux2
+from jielong.networks.joint import PositionTable, sincos
 from jielong.networks.mmdit import MMDiT
 
 B, HEADS, WIDTH, CHANNELS, PATCH, TEXT, LENGTH = 2, 2, 32, 3, 2, 12, 5
@@ -206,3 +211,56 @@ def test_flux2(references: int) -> None:
         prepared = ours.prepare(torch.zeros(B, 12, WIDTH), coords, None, condition)
         found = ours.predict(tokens, TIMES, prepared)
         torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+def test_the_frequencies_of_times_are_those_of_diffusers_with_its_shift() -> None:
+    times = torch.linspace(0, 1, 7)
+    for shift in (0, 1):
+        wanted = get_timestep_embedding(1000 * times, 256, flip_sin_to_cos=True, downscale_freq_shift=shift)
+        torch.testing.assert_close(sinusoid(times, freq_shift=shift), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_grid_reads_the_centre_of_a_table() -> None:
+    theirs = PatchEmbed(12, 12, 2, CHANNELS, WIDTH, pos_embed_max_size=9)
+    ours = PositionTable(9, WIDTH)
+    ours.table.copy_(theirs.pos_embed.unflatten(1, (9, 9))[0])
+    for grid in ((6, 6), (9, 4), (1, 5)):
+        wanted = theirs.cropped_pos_embed(2 * grid[0], 2 * grid[1])[0]
+        assert torch.equal(ours(Layout(grid).coordinates()), wanted)
+    with pytest.raises(ValueError, match="a grid of 10 x 2 positions is larger than the network's table of 9 x 9"):
+        ours(Layout((10, 2)).coordinates())
+    # Without a published table it is sines and cosines of whole numbers.
+    torch.testing.assert_close(PositionTable(9, WIDTH).table[4, 7], sincos(torch.tensor([[4, 7]]), WIDTH)[0])
+
+
+@pytest.mark.parametrize("settings", [DiT(layers=2, width=WIDTH, heads=HEADS), MMDiT(layers=2, width=WIDTH, heads=HEADS)])
+@torch.no_grad()
+def test_a_mean_alone_is_one_projected_by_the_identity(settings: DiT | MMDiT) -> None:
+    sizes: dict[str, Any] = {"inputs": CHANNELS, "outputs": CHANNELS, "hidden": WIDTH, "axes": 2, "condition": TEXT}
+    each, mean = settings.build(**sizes), settings.model_copy(update={"hidden_vectors": "mean"}).build(**sizes)
+    noisy(each)
+    state = {name: value for name, value in each.state_dict().items() if not name.startswith(("of_hidden", "of_whole"))}
+    mean.load_state_dict(state)
+    no_hidden(each)
+    each.of_whole.weight.copy_(torch.eye(WIDTH))  # type: ignore[union-attr,operator]
+    nn.init.zeros_(each.of_whole.bias)  # type: ignore[union-attr,arg-type]
+    tokens, hidden, states = torch.randn(B, 6, CHANNELS), torch.randn(B, 6, WIDTH), torch.randn(B, LENGTH, TEXT)
+    condition, coords = Conditioning(states, torch.ones(B, LENGTH, dtype=torch.bool), states[:, 0]), Layout((2, 3)).coordinates()
+    found, wanted = (net.predict(tokens, TIMES, net.prepare(hidden, coords, None, condition)) for net in (mean, each))  # type: ignore[operator]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(ValidationError, match="table is the number of rows and columns for positions: table"):
+        DiT(positions="table")
+    with pytest.raises(ValidationError, match="give both or neither"):
+        MMDiT(table=9)
+    with pytest.raises(ValidationError, match="hidden_vectors: mean leaves their mean"):
+        DiT(hidden_vectors="mean", modulation="position")
+    sizes: dict[str, int] = {"inputs": 2, "outputs": 2, "axes": 2}
+    with pytest.raises(ValueError, match="set the backbone's width to 256"):
+        DiT(hidden_vectors="mean").build(hidden=4, **sizes)
+    with pytest.raises(ValueError, match="positions: table is of rows and columns"):
+        DiT(positions="table", table=4).build(hidden=4, inputs=2, outputs=2, axes=1)
+    with pytest.raises(ValueError, match="set the condition's width to 8, or take linear"):
+        NoBackbone(width=8, pooled="as_is").build(Layout((2, 2), 3), 6)

@@ -169,3 +169,8 @@ def test_groups_that_do_not_fit_are_refused() -> None:
         Resnet(channels=(48, 64))
     with pytest.raises(ValueError, match="6 x 8 do not divide into tokens of 4 x 4"):
         Resnet().build(channels=3, size=(6, 8), dim=4)
+
+
+def test_channels_outside_projections_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ValidationError, match="z_channels are those outside the projections, and projections is false"):
+        Resnet(projections=False, z_channels=8)

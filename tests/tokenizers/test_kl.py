@@ -298,3 +298,38 @@ def test_outliers_cost_what_exceeds_three_standard_deviations() -> None:
     assert "outliers" not in make()(pictures()).losses
     with pytest.raises(ValueError, match=r"tokenizer\.kl\.outliers: these are outliers of a frame"):
         KL(autoencoder=SEANet(channels=4, ratios=(2,)), outliers=1.0).build(audio_medium(1, 32, 100))
+
+
+# --- squares of latents ---------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_token_of_a_square_holds_its_latents() -> None:
+    media, settings = image_medium(3, (16, 24)), {"autoencoder": Convolutional(channels=(8,), blocks=(1,), patch=4), "dim": DIM}
+    plain, squares = (KL.model_validate({**settings, "patch": patch}).build(media).eval() for patch in (1, 2))
+    squares.load_state_dict(plain.state_dict())
+    for tokenizer in (plain, squares):
+        tokenizer.shift.copy_(torch.linspace(-1, 1, DIM))
+        tokenizer.scale.copy_(torch.linspace(0.5, 2, DIM))
+    assert squares.layout == Layout((2, 3), 4 * DIM)
+    assert repr(squares) != repr(plain), "token files of the two differ"
+    shown = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    each = plain.encode(shown).values.unflatten(1, (4, 6))
+    token = squares.encode(shown).values[:, 1 * 3 + 2]  # the square in the second row, third column
+    assert torch.equal(token, torch.stack([each[:, 2, 4], each[:, 2, 5], each[:, 3, 4], each[:, 3, 5]], 1).flatten(1))
+    assert torch.equal(squares.decode(squares.encode(shown)), plain.decode(plain.encode(shown)))
+    assert torch.equal(squares(shown).media, plain(shown).media)
+    cached = squares.encode_to_cache(shown)
+    assert torch.equal(squares.mean_cached(cached).values, squares.encode(shown).values)
+    drawn = squares.sample_cached(cached, PerSampleRNG(0, range(2))).values
+    mean, log_variance = cached.values.chunk(2, -1)
+    normal = PerSampleRNG(0, range(2)).normal(6, 4 * DIM)
+    torch.testing.assert_close(drawn, mean + (log_variance / 2).exp() * normal)
+    squares.calibrate([shown])
+    plain.calibrate([shown])
+    assert torch.equal(squares.scale, plain.scale)
+
+
+def test_squares_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 x 3 latents do not divide into squares of 2 x 2"):
+        make(patch=2)

@@ -26,6 +26,8 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
         attention: Attention after every block of the coarsest stage, beside that in the middle.
         decoder_attention: The same in the decoder; that of the encoder if not given.
         projections: A 1x1 convolution on either side of the bottleneck, absent in later models.
+        z_channels: Channels between that convolution and the networks; those of the bottleneck if not given. LlamaGen's tokenizer has 256,
+            and codes of 8 numbers.
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
@@ -35,11 +37,14 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     attention: bool = False
     decoder_attention: bool | None = None
     projections: bool = True
+    z_channels: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> Resnet:
         if any(width % self.groups for width in self.channels):
             raise ValueError(f"channels {self.channels} must be multiples of groups {self.groups}")
+        if self.z_channels is not None and not self.projections:
+            raise ValueError("z_channels are those outside the projections, and projections is false: leave one of them out")
         return self
 
     @property
@@ -51,5 +56,11 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""
         attention = self.attention if self.decoder_attention is None else self.decoder_attention
-        encoder = ResnetEncoder(sizes.channels, self.channels, self.blocks, sizes.encoded, self.groups, self.attention, self.projections)
-        return encoder, ResnetDecoder(sizes.dim, self.channels, self.blocks, sizes.outputs, self.groups, attention, self.projections)
+        inner = None if self.z_channels is None else self.z_channels * (sizes.encoded // sizes.dim)  # two numbers a latent in kl
+        encoder = ResnetEncoder(
+            sizes.channels, self.channels, self.blocks, sizes.encoded, self.groups, self.attention, self.projections, inner
+        )
+        decoder = ResnetDecoder(
+            sizes.dim, self.channels, self.blocks, sizes.outputs, self.groups, attention, self.projections, self.z_channels
+        )
+        return encoder, decoder

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from jielong.config.sampling import SamplingConfig
@@ -22,7 +22,7 @@ from jielong.core.tokens import Layout
 from jielong.heads import diffusion_samplers as samplers
 from jielong.heads.continuous import GuidedDenoiser, IterativeHead, IterativeSettings, Predict, mean
 from jielong.heads.diffusion_samplers import Churn, Denoised
-from jielong.heads.diffusion_schedule import Kind, Level, Schedule
+from jielong.heads.diffusion_schedule import ENDS, Kind, Level, Schedule, Spacing
 from jielong.heads.noise_levels import EDM, LogNormalNoise, NoiseLevels, TrainedSteps
 from jielong.networks.denoiser import AnyDenoiser
 
@@ -40,6 +40,10 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
 
     Attributes:
         schedule: How the noise grows over the training steps: ``cosine``, ``linear`` or ``scaled_linear``.
+        beta_ends: First and last ``beta`` of the latter two, if not those of DDPM and Stable Diffusion.
+        timestep_spacing: Which of the training steps sampling takes: ``linspace`` the first, the last and between them evenly; ``leading``
+            every ``1000 // steps``-th from ``steps_offset`` on; ``trailing`` every ``1000 / steps``-th down from the last.
+        steps_offset: The first step of ``leading``.
         prediction: What the network predicts: the noise ``epsilon``, the token ``x0``, ``v``, or ``edm``: EDM's network, whose noise is set
             by the key ``edm`` and not by ``schedule`` and ``start``, with ``variance: fixed``.
         edm: Noise levels of ``prediction: edm``.
@@ -62,8 +66,11 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
             authors' code does. The cosine schedule ends at 20,000, where ``x_0 = (x - s e) / a`` turns an error of 0.01 in ``e`` into 200.
     """
 
-    meaning = ("schedule", "prediction", "edm", "variance")
+    meaning = ("schedule", "beta_ends", "prediction", "edm", "variance")
     schedule: Kind = "cosine"
+    beta_ends: tuple[PositiveFloat, PositiveFloat] | None = None
+    timestep_spacing: Spacing = "linspace"
+    steps_offset: int = Field(default=0, ge=0)
     prediction: Prediction = "epsilon"
     edm: EDM | None = None
     variance: Variance = "learned"
@@ -86,12 +93,16 @@ class Diffusion(IterativeSettings, family="head", name="diffusion"):
             raise ValueError("dynamic_thresholding_ratio raises the bound clip, which is not set: add clip: 1.0, the range of colours")
         if not self.clamp_variance and self.variance != "learned":
             raise ValueError("clamp_variance: false is of a learned variance, and variance is fixed: leave one of them out")
+        if self.beta_ends is not None and self.schedule not in ENDS:
+            raise ValueError(f"beta_ends are of the schedules {' and '.join(ENDS)}, and this one is {self.schedule}: leave them out")
+        if self.steps_offset and self.timestep_spacing != "leading":
+            raise ValueError("steps_offset is the first step of timestep_spacing: leading: leave it out, or choose that")
         if self.prediction != "edm" and self.edm is not None:
             raise ValueError(f"the key edm sets the noise of prediction: edm, and prediction is {self.prediction}: leave one of them out")
         if self.prediction == "edm":
             if self.variance != "fixed":
                 raise ValueError("prediction: edm has no learned variance: add variance: fixed")
-            for name in ("schedule", "start"):
+            for name in ("schedule", "beta_ends", "timestep_spacing", "start"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"prediction: edm has noise levels of its own, by the key edm: leave out {name}")
         return self
@@ -138,10 +149,11 @@ class DiffusionHead(IterativeHead):
                 "network dit or unet, or clip alone"
             )
         self.settings, self.prediction, self.sampler = settings, settings.prediction, settings.sampler
-        self.learned, self.schedule = settings.variance == "learned", Schedule.of(settings.schedule)
+        self.learned, self.schedule = settings.variance == "learned", Schedule.of(settings.schedule, ends=settings.beta_ends)
         self.edm = (settings.edm or EDM()) if self.prediction == "edm" else None
         drawn = self.schedule if settings.start is None else self.schedule.up_to(settings.start)
-        self.levels: NoiseLevels = TrainedSteps(drawn) if self.edm is None else LogNormalNoise(self.edm)
+        steps = TrainedSteps(drawn, settings.timestep_spacing, settings.steps_offset)
+        self.levels: NoiseLevels = steps if self.edm is None else LogNormalNoise(self.edm)
         plan = self.schedule
         # An error of the prediction moves the mean of a reverse step by ``gain`` times as much.
         per_data = {"epsilon": plan.sigma, "v": plan.spread, "edm": plan.spread, "x0": torch.ones_like(plan.kept)}[self.prediction]

@@ -17,21 +17,24 @@ import torch
 from torch import Tensor
 
 Kind = Literal["cosine", "linear", "scaled_linear"]
+Spacing = Literal["linspace", "leading", "trailing"]
+"""Which of the training steps sampling takes, under the names of ``diffusers`` (arXiv 2305.08891, table 2)."""
+ENDS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
+"""First and last ``beta`` of these schedules."""
 TRAINED = 1000
 """Training steps ``T``."""
 
 
-def betas_of(kind: Kind, steps: int = TRAINED) -> Tensor:
+def betas_of(kind: Kind, steps: int = TRAINED, ends: tuple[float, float] | None = None) -> Tensor:
     """``beta_t``, ``(T,)``.
 
     ``linear``: from 1e-4 to 0.02 in 1000 steps, as DDPM. ``scaled_linear``: linear in the square root, from 0.00085 to 0.012, as Stable
     Diffusion (arXiv 2112.10752). ``cosine``: ``abar(t)`` is proportional to ``cos^2((t / T + 0.008) / 1.008 pi / 2)``, and ``beta_t`` at
-    most 0.999 (improved DDPM, equation 17).
+    most 0.999 (improved DDPM, equation 17). ``ends``: others than those, of the first two.
     """
-    if kind == "linear":
-        return torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
-    if kind == "scaled_linear":
-        return torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64).square() * (1000 / steps)
+    if kind in ENDS:
+        (first, last), power = ends or ENDS[kind], 2 if kind == "scaled_linear" else 1
+        return torch.linspace(first ** (1 / power), last ** (1 / power), steps, dtype=torch.float64) ** power * (1000 / steps)
     fraction = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     kept = torch.cos((fraction + 0.008) / 1.008 * math.pi / 2).square()
     return (1 - kept[1:] / kept[:-1]).clamp_max(0.999)
@@ -70,16 +73,26 @@ class Schedule:
     times: Tensor  # input of the network, (n,): t / T
 
     @staticmethod
-    def of(kind: Kind, steps: int = TRAINED) -> Schedule:
-        """The training steps."""
-        return Schedule((1 - betas_of(kind, steps)).cumprod(0), torch.arange(steps, dtype=torch.float64) / steps)
+    def of(kind: Kind, steps: int = TRAINED, ends: tuple[float, float] | None = None) -> Schedule:
+        """The training steps; ``ends``: see :func:`betas_of`."""
+        return Schedule((1 - betas_of(kind, steps, ends)).cumprod(0), torch.arange(steps, dtype=torch.float64) / steps)
 
     def __len__(self) -> int:
         return len(self.kept)
 
-    def respaced(self, steps: int) -> Schedule:
-        """At most ``steps`` of these, evenly spaced, with their noise and time (2102.09672, section 4); a single one is the last."""
-        index = torch.linspace(len(self) - 1, 0, min(steps, len(self)), dtype=torch.float64).round().long().flip(0)
+    def respaced(self, steps: int, spacing: Spacing = "linspace", offset: int = 0) -> Schedule:
+        """At most ``steps`` of these, evenly spaced, with their noise and time (2102.09672, section 4); a single one is the last.
+
+        ``linspace`` takes the first and the last; ``leading`` every ``T // steps``-th from ``offset`` on; ``trailing`` every
+        ``T / steps``-th down from the last.
+        """
+        count = min(steps, len(self))
+        if spacing == "linspace":
+            index = torch.linspace(len(self) - 1, 0, count, dtype=torch.float64).round().long().flip(0)
+        elif spacing == "leading":
+            index = (torch.arange(count) * (len(self) // count) + offset).clamp_max(len(self) - 1).unique()
+        else:
+            index = torch.arange(count, 0, -1, dtype=torch.float64).mul(len(self) / count).round().long().flip(0) - 1
         return Schedule(self.kept[index], self.times[index])
 
     def first(self, share: float) -> Schedule:

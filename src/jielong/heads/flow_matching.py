@@ -38,7 +38,9 @@ SLOW = 0.01
 """Scale of times for heads that compare or differentiate the network at nearby times: with the frequencies of
 :mod:`jielong.networks.denoiser`, such differences would be large and unstable (arXiv 2410.11081)."""
 Sampler = Literal["euler", "midpoint", "heun", "sde", "dpmpp_2m", "unipc"]
-Spacing = Literal["linear", "linear_quadratic"]
+Spacing = Literal["linear", "linear_quadratic", "flow_match_euler"]
+LEVELS = 1000
+"""Noise levels of training in ``diffusers``' ``FlowMatchEulerDiscreteScheduler``."""
 
 
 class Times(Config):
@@ -111,6 +113,9 @@ def shifted(times: Tensor, shift: float) -> Tensor:
 def grid(intervals: int, shift: float = 1.0, start: float = 0.0, spacing: Spacing = "linear") -> list[float]:
     """``intervals + 1`` times from ``start`` to 1, spaced and then shifted."""
     even = torch.linspace(start, 1, intervals + 1, dtype=torch.float64)
+    if spacing == "flow_match_euler":
+        least = 1 - shifted(torch.tensor(1 - 1 / LEVELS, dtype=torch.float64), shift)
+        even = torch.cat([torch.linspace(start, 1 - float(least), intervals, dtype=torch.float64), even.new_ones(1)])
     return shifted(linear_quadratic(even) if spacing == "linear_quadratic" else even, shift).tolist()
 
 
@@ -201,8 +206,9 @@ class FlowMatching(IterativeSettings, family="head", name="flow_matching"):
         sampler: ``euler``, ``midpoint``, ``heun``, ``dpmpp_2m``, ``unipc``, or ``sde``, which adds noise between steps.
         shift: Moves the grid of sampling towards the noise (:func:`shifted`), for tokens of many values (SD3: 3 at 1024 pixels).
         token_shift: A further shift, by the number of tokens that a joint network draws together, in training and sampling.
-        spacing: Of the grid of sampling before shifts: ``linear``, or ``linear_quadratic``, with half the steps below a time of 0.025
-            (:func:`linear_quadratic`), for many steps.
+        spacing: Of the grid of sampling before shifts: ``linear``; ``linear_quadratic``, with half the steps below a time of 0.025
+            (:func:`linear_quadratic`), for many steps; or ``flow_match_euler``, SD3's in its released code and in ``diffusers``, evenly to
+            the least noise of 1000 shifted levels, with a last short step to none.
         prediction: What the network predicts: the velocity ``v``, or the data ``x``, of which ``v = (x_1 - x_t) / (1 - t)`` (JiT,
             arXiv 2511.13720), for tokens of many values, such as patches of pixels; the loss is that of ``v`` in either case.
     """

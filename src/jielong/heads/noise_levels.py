@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jielong.config.registry import Config
 from jielong.core.rng import Draws
-from jielong.heads.diffusion_schedule import Level, Schedule
+from jielong.heads.diffusion_schedule import Level, Schedule, Spacing
 
 RHO = 7.0
 """Concentration of the levels near the data."""
@@ -111,12 +111,14 @@ class TrainedSteps(NoiseLevels):
     """Steps of a training schedule, of which sampling takes some."""
 
     schedule: Schedule
+    spacing: Spacing = "linspace"
+    offset: int = 0
 
     def plan(self, count: int, karras: bool) -> Schedule:
         """See :meth:`NoiseLevels.plan`."""
         if karras:
             return self.spaced(float(self.schedule.sigma[-1]), float(self.schedule.sigma[0]), count)
-        return self.schedule.respaced(count)
+        return self.schedule.respaced(count, self.spacing, self.offset)
 
     def time_at(self, ratio: float) -> float:
         """See :meth:`NoiseLevels.time_at`; interpolated between steps."""

@@ -33,9 +33,13 @@ TIME_SCALE = 1000.0
 """Factor of times: the frequencies are those for 1000 steps of diffusion, and times here are in [0, 1]."""
 
 
-def sinusoid(times: Tensor, size: int = SINUSOID, period: float = 10_000.0) -> Tensor:
-    """``[cos(1000 t f_i), sin(1000 t f_i)]`` with ``f_i = period^(-2 i / size)``: times ``(...)`` to ``(..., size)``, in their dtype."""
-    frequencies = torch.exp(torch.arange(size // 2, device=times.device, dtype=times.dtype) * (-math.log(period) / (size // 2)))
+def sinusoid(times: Tensor, size: int = SINUSOID, period: float = 10_000.0, freq_shift: int = 0) -> Tensor:
+    """``[cos(1000 t f_i), sin(1000 t f_i)]``: times ``(...)`` to ``(..., size)``, in their dtype.
+
+    ``f_i = period^(-i / (size / 2 - freq_shift))``: with a ``freq_shift`` of 1 the last frequency is ``1 / period``.
+    """
+    last = size // 2 - freq_shift
+    frequencies = torch.exp(torch.arange(size // 2, device=times.device, dtype=times.dtype) * (-math.log(period) / last))
     angles = (TIME_SCALE * times)[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -73,12 +77,13 @@ class TimedNetwork(nn.Module):
     """Base of all denoisers: the vector ``y`` of times and hidden vector. ``times``: scalars ``T`` of a row.
 
     A row may be a block of several positions with a vector each, ``(M, n, W)``; the times of a row are then those of all of them.
+    ``freq_shift``: of :func:`sinusoid`; ``projected``: whether hidden vectors are (``W z``), and not of ``width`` channels already.
     """
 
-    def __init__(self, width: int, hidden: int, times: int) -> None:
+    def __init__(self, width: int, hidden: int, times: int, freq_shift: int = 0, projected: bool = True) -> None:
         super().__init__()
-        self.times_in = times
-        self.of_hidden = nn.Linear(hidden, width)
+        self.times_in, self.freq_shift = times, freq_shift
+        self.of_hidden: nn.Module = nn.Linear(hidden, width) if projected else nn.Identity()
         self.of_times = nn.Sequential(nn.Linear(times * SINUSOID, width), nn.SiLU(), nn.Linear(width, width)) if times else None
 
     def _y(self, times: Tensor | None, prepared: Tensor) -> Tensor:
@@ -88,7 +93,8 @@ class TimedNetwork(nn.Module):
         if times is None or self.of_times is None:
             return prepared
         with torch.autocast(times.device.type, enabled=False):
-            embedding = sinusoid(times.to(torch.promote_types(times.dtype, torch.float32))).flatten(-2)
+            exact = times.to(torch.promote_types(times.dtype, torch.float32))
+            embedding = sinusoid(exact, freq_shift=self.freq_shift).flatten(-2)
         projected: Tensor = self.of_times(embedding.to(prepared.dtype))
         return (projected if prepared.ndim == projected.ndim else projected[:, None]) + prepared
 

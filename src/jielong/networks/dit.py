@@ -157,6 +157,8 @@ class DiT(ClipBlockSettings, family="network", name="dit"):
     def _fits(self) -> DiT:
         if self.kernel % 2 == 0:
             raise ValueError(f"a position stands in the middle of its neighbours: kernel must be odd, not {self.kernel}")
+        if self.hidden_vectors == "mean" and self.modulation == "position":
+            raise ValueError("modulation: position is by each hidden vector, and hidden_vectors: mean leaves their mean: choose one")
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,25 @@ class NoCache:
         return replace(self, batch=len(range(*index.indices(self.batch))), added=None if self.added is None else self.added[index])
 
 
+def _map(inputs: int, outputs: int, kind: str) -> nn.Module:
+    if kind == "as_is":
+        return nn.Identity()
+    linear = nn.Linear(inputs, outputs)
+    return linear if kind == "linear" else nn.Sequential(linear, nn.SiLU(), nn.Linear(outputs, outputs))
+
+
 class Identity(Backbone[NoCache]):
-    """Embeddings plus the projected pooled condition, equal at every position."""
+    """Embeddings plus the pooled condition, equal at every position.
+
+    ``pooled``: what maps it to ``width`` channels: one linear map, two with SiLU between them, or nothing.
+    """
 
     supports_attention_mask: ClassVar[bool] = True  # positions are independent
 
-    def __init__(self, width: int, condition_width: int | None = None) -> None:
+    def __init__(self, width: int, condition_width: int | None = None, pooled: Literal["linear", "mlp", "as_is"] = "linear") -> None:
         super().__init__()
         self.width, self.conditioned = width, condition_width is not None
-        self.pooled = None if condition_width is None else nn.Linear(condition_width, width)
+        self.pooled: nn.Module | None = None if condition_width is None else _map(condition_width, width, pooled)
 
     def forward(self, inputs: BackboneInputs, cache: NoCache | None = None, commit: bool = True) -> Tensor:
         """See :meth:`Backbone.forward`."""

@@ -24,7 +24,7 @@ from jielong.networks.dropout import current_streams
 from jielong.networks.factorized import Along, Clip, check_axes, clip_of
 from jielong.networks.rope import Rotary, Rotation
 
-Positions = Literal["rotary", "sincos"]
+Positions = Literal["rotary", "sincos", "table"]
 KeysValues = tuple[Tensor, Tensor]
 
 
@@ -111,6 +111,28 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+class PositionTable(nn.Module):
+    """A stored table of ``side x side`` positions, whose centre is what a smaller grid reads, as SD3's (arXiv 2403.03206).
+
+    Until a published one is loaded it holds :func:`sincos`. ``width``: channels of a position.
+    """
+
+    table: Tensor
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        places = torch.arange(side)
+        self.register_buffer("table", sincos(torch.cartesian_prod(places, places), width).unflatten(0, (side, side)))
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Coordinates of all positions of a grid ``(n, 2)`` to ``(n, W)``. Raises ``ValueError`` for a larger grid than the table."""
+        side, extents = len(self.table), [int(end) + 1 for end in coords.amax(0)]
+        if max(extents) > side:
+            raise ValueError(f"a grid of {extents[0]} x {extents[1]} positions is larger than the network's table of {side} x {side}")
+        rows, columns = ((coords[:, axis] + (side - extent) // 2).to(self.table.device) for axis, extent in enumerate(extents))
+        return self.table[rows, columns]
+
+
 def sincos(coords: Tensor, width: int, base: float = 10_000.0) -> Tensor:
     """Fixed sine and cosine positions, ``(n, axes)`` to ``(n, width)`` float32; the last axis comes first, as in DiT's table.
 
@@ -132,7 +154,13 @@ class BlockSettings(NetworkSettings):
         width: Channels ``W`` of a position.
         heads: Attention heads of a layer.
         ratio: Channels inside the feed-forward part over ``W``.
-        positions: ``rotary`` turns queries and keys by their coordinates; ``sincos`` adds fixed sines and cosines of these to the tokens.
+        positions: ``rotary`` turns queries and keys by their coordinates; ``sincos`` adds fixed sines and cosines of these to the tokens;
+            ``table`` adds those of a stored table, of whose centre a smaller grid is (SD3, arXiv 2403.03206).
+        table: Rows and columns of that table.
+        hidden_vectors: ``each`` adds every position's hidden vector to its token, and their mean to the embedding of times, both projected;
+            ``mean`` adds their mean alone and as it is, of ``width`` channels, as DiT and SD3 do with the vector of a class or a text.
+        freq_shift: Shift of the frequencies of times, as in ``diffusers``: ``f_i = 10000^(-i / (128 - freq_shift))``; DiT's published code
+            has 0 and its network in ``diffusers`` 1.
     """
 
     layers: int = Field(default=6, ge=1)
@@ -140,6 +168,9 @@ class BlockSettings(NetworkSettings):
     heads: int = Field(default=4, ge=1)
     ratio: float = Field(default=4.0, gt=0)
     positions: Positions = "rotary"
+    table: int | None = Field(default=None, ge=1)
+    hidden_vectors: Literal["each", "mean"] = "each"
+    freq_shift: Literal[0, 1] = 0
 
     @property
     def in_turn(self) -> bool:
@@ -155,12 +186,21 @@ class BlockSettings(NetworkSettings):
     def _divides(self) -> BlockSettings:
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, so that each head has an even width")
+        if (self.table is None) == (self.positions == "table"):
+            raise ValueError("table is the number of rows and columns for positions: table, such as 96: give both or neither")
         return self
 
     def check(self, sizes: DenoiserSizes) -> None:
         """Raise ``ValueError`` if the axes do not suit the positions, or it needs a condition and there is none."""
         if self.positions == "sincos" and self.width % (2 * sizes.axes):
             raise ValueError(f"network.{self.name}: positions: sincos of {sizes.axes} axes need a width that {2 * sizes.axes} divides")
+        if self.positions == "table" and (sizes.axes != 2 or self.width % 4):
+            raise ValueError(f"network.{self.name}: positions: table is of rows and columns, with a width that 4 divides: take sincos")
+        if self.hidden_vectors == "mean" and sizes.hidden != self.width:
+            raise ValueError(
+                f"network.{self.name}: hidden_vectors: mean adds vectors of {sizes.hidden} channels to those of {self.width}: set the "
+                f"backbone's width to {self.width}"
+            )
         if self.in_turn:
             check_axes(sizes.axes, f"network.{self.name}.factorized")
         self.check_condition(sizes)
@@ -190,21 +230,28 @@ class BlockDenoiser(JointDenoiser[BlockCondition]):
     """
 
     def __init__(self, config: BlockSettings, sizes: DenoiserSizes, by_position: bool = False) -> None:
-        super().__init__(config.width, sizes.hidden, sizes.times)
+        mean_alone = config.hidden_vectors == "mean"
+        super().__init__(config.width, sizes.hidden, sizes.times, config.freq_shift, projected=not mean_alone)
+        self.by_position, self.mean_alone = by_position, mean_alone
         self.input, self.factorized = nn.Linear(sizes.inputs, config.width), config.in_turn
-        self.of_whole = None if by_position else nn.Linear(sizes.hidden, config.width)
+        self.of_whole = None if by_position or self.mean_alone else nn.Linear(sizes.hidden, config.width)
+        self.table = None if config.table is None else PositionTable(config.table, config.width)
         self.rotary = Rotary(config.width // config.heads, sizes.axes) if config.positions == "rotary" else None
         self.relative = self.rotary is not None
 
     def prepare(self, hidden: Tensor, coords: Tensor, mask: Tensor | None = None, condition: Conditioning | None = None) -> BlockCondition:
         """See :meth:`JointDenoiser.prepare`."""
-        states = self.of_hidden(hidden)
-        if self.of_whole is None:
+        states: Tensor = self.of_hidden(hidden)
+        if self.by_position:
             states, whole = torch.zeros_like(states), states
         else:
             count = hidden.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
-            whole = self.of_whole((hidden if mask is None else hidden * mask[..., None]).sum(1) / count)
-        if self.rotary is None:
+            whole = (hidden if mask is None else hidden * mask[..., None]).sum(1) / count
+            whole = whole if self.of_whole is None else self.of_whole(whole)
+            states = torch.zeros_like(states) if self.mean_alone else states
+        if self.table is not None:
+            states = states + self.table(coords).to(states)
+        elif self.rotary is None:
             states = states + sincos(coords, states.shape[-1]).to(states)
         rotation = None if self.rotary is None else self.rotary(self.places(coords), hidden.device, states.dtype)
         if self.factorized and mask is not None:

@@ -68,12 +68,22 @@ class ResnetEncoder(nn.Module):
         channels: Width of each stage, finest first; every stage after the first has half the rows and columns.
         attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
         projection: A 1x1 convolution at the end, LDM's "quant conv".
+        inner: Channels before that convolution; ``outputs`` if not given.
     """
 
     def __init__(
-        self, inputs: int, channels: Sequence[int], blocks: int, outputs: int, groups: int, attention: bool, projection: bool
+        self,
+        inputs: int,
+        channels: Sequence[int],
+        blocks: int,
+        outputs: int,
+        groups: int,
+        attention: bool,
+        projection: bool,
+        inner: int | None = None,
     ) -> None:
         super().__init__()
+        inner = outputs if inner is None else inner
         norm, last = norms(groups), len(channels) - 1
         layers: list[nn.Module] = [nn.Conv2d(inputs, channels[0], 3, padding=1)]
         for stage, width in enumerate(channels):
@@ -82,8 +92,8 @@ class ResnetEncoder(nn.Module):
                 layers.append(Downsample(width))
         self.layers = nn.Sequential(*layers, *_middle(channels[-1], norm))
         self.norm = norm(channels[-1])
-        self.out = nn.Conv2d(channels[-1], outputs, 3, padding=1)
-        self.projection: nn.Module = nn.Conv2d(outputs, outputs, 1) if projection else nn.Identity()
+        self.out = nn.Conv2d(channels[-1], inner, 3, padding=1)
+        self.projection: nn.Module = nn.Conv2d(inner, outputs, 1) if projection else nn.Identity()
 
     def forward(self, picture: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, outputs, H / f, W / f)`` with ``f = 2^(stages - 1)``."""
@@ -95,12 +105,21 @@ class ResnetDecoder(Decoder):
     ``attention``."""
 
     def __init__(
-        self, inputs: int, channels: Sequence[int], blocks: int, outputs: int, groups: int, attention: bool, projection: bool
+        self,
+        inputs: int,
+        channels: Sequence[int],
+        blocks: int,
+        outputs: int,
+        groups: int,
+        attention: bool,
+        projection: bool,
+        inner: int | None = None,
     ) -> None:
         super().__init__()
         norm, last = norms(groups), len(channels) - 1
-        self.projection: nn.Module = nn.Conv2d(inputs, inputs, 1) if projection else nn.Identity()
-        layers: list[nn.Module] = [nn.Conv2d(inputs, channels[-1], 3, padding=1), *_middle(channels[-1], norm)]
+        inner = inputs if inner is None else inner
+        self.projection: nn.Module = nn.Conv2d(inputs, inner, 1) if projection else nn.Identity()
+        layers: list[nn.Module] = [nn.Conv2d(inner, channels[-1], 3, padding=1), *_middle(channels[-1], norm)]
         for stage in reversed(range(len(channels))):
             layers += _stage(channels[min(stage + 1, last)], channels[stage], blocks + 1, attention and stage == last, norm)
             if stage:

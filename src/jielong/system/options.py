@@ -64,6 +64,7 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
         low_resolution: Pictures to enlarge in place of an earlier stage's, for super-resolution; given as ``picture`` is. Clips are
             paths, or tensors ``(C, T, H, W)`` in a list.
         base_tokens: Token values ``(N, C)`` in place of those that a cascade's earlier stage would draw, one or several.
+        features: What encoders outside the program computed: safetensors files, or tensors by name, for models of features.
         variation_of: Pictures whose vectors take the place of a prior's, for unCLIP; given as ``picture`` is.
         seconds: Exact durations, one or several, also for models with an alignment or a stop head.
 
@@ -83,5 +84,6 @@ class GenerateOptions(SamplingOptions, TokenOptions, total=False):
     sound: object
     low_resolution: object
     base_tokens: object
+    features: object
     variation_of: object
     seconds: Sequence[float] | float | None

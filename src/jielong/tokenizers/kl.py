@@ -55,7 +55,8 @@ class KLTokenizer(GridTokenizer):
 
     Two options of NextStep-1 (2508.10711) make latents robust against errors of a generator: ``normalize`` gives the mean of every token
     mean 0 and mean square 1 over its channels, and in training ``u n``, ``u ~ U(0, noise)`` per item and ``n ~ N(0, I)``, is added before
-    decoding.
+    decoding. With ``patch: p`` a token is the ``p x p`` latents of a square, ``p p D`` numbers in the order row, column, channel, as
+    DiT (2212.09748) and SD3 (2403.03206) read them.
 
     ``autoencoder``: encoder from media to means and log-variances ``(B, 2 dim, *grid)``, decoder from latents ``(B, dim, *grid)``.
     """
@@ -67,22 +68,43 @@ class KLTokenizer(GridTokenizer):
         super().__init__(media, autoencoder)
         self.settings, dim = settings, settings.dim
         self.dim = dim
-        self.layout = Layout(autoencoder.grid(media.size), dim, axes=media.axes)
+        self.latents, self.patch = autoencoder.grid(media.size), settings.patch
+        grid = self.latents if self.patch == 1 else _squares(media, self.latents, self.patch)
+        self.layout = Layout(grid, self.patch**2 * dim, axes=media.axes)
         self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
 
     def extra_repr(self) -> str:
         """Settings that tokens depend on, for printing and for the identity of token files."""
-        return f"dim={self.dim}, normalize={self.settings.normalize}, standardize={self.settings.standardize}"
+        patch = "" if self.patch == 1 else f", patch={self.patch}"
+        return f"dim={self.dim}, normalize={self.settings.normalize}, standardize={self.settings.standardize}{patch}"
 
     @property
     def cached_layout(self) -> Layout:
         """Means, then log-variances."""
-        return replace(self.layout, channels=2 * self.dim)
+        return replace(self.layout, channels=2 * self.layout.channels)
+
+    def _grid(self, positions: int) -> tuple[int, ...]:
+        """The grid of latents, where a token is several."""
+        return super()._grid(positions) if self.patch == 1 else self.latents
+
+    def _folded(self, latents: Tensor) -> Tensor:
+        """``(B, h w, D)`` to tokens ``(B, N, p p D)``."""
+        if self.patch == 1:
+            return latents
+        (rows, columns), p = self.layout.grid, self.patch
+        return latents.reshape(len(latents), rows, p, columns, p, self.dim).transpose(2, 3).reshape(len(latents), rows * columns, -1)
+
+    def _unfolded(self, tokens: Tensor) -> Tensor:
+        """The inverse of :meth:`_folded`."""
+        if self.patch == 1:
+            return tokens
+        (rows, columns), p = self.layout.grid, self.patch
+        return tokens.reshape(len(tokens), rows, columns, p, p, self.dim).transpose(2, 3).reshape(len(tokens), -1, self.dim)
 
     def posterior(self, media: Tensor) -> DiagonalGaussian:
-        """Distributions of the latents ``(B, N, D)`` of media, not standardised."""
+        """Distributions of the latents ``(B, h w, D)`` of media, not standardised."""
         posterior = DiagonalGaussian.of(self.features(media).flatten(2).mT)
         if self.settings.normalize is None:
             return posterior
@@ -100,7 +122,7 @@ class KLTokenizer(GridTokenizer):
             losses["kl"] = self.settings.weight * nats / math.prod(self.media.shape)
             latents = posterior.mean if rng is None else self._sample(posterior, rng)
             if self.settings.outliers:
-                cells = math.prod(self.layout.grid[-2:])
+                cells = math.prod(self.latents[-2:])
                 losses["outliers"] = self.settings.outliers * outlier_penalty(latents.unflatten(1, (-1, cells)))
             figures = {"kl_nats": nats.detach(), "posterior_std": posterior.std().detach().mean()}
         return Reconstruction(self.maps(latents), losses, figures=figures)
@@ -114,18 +136,19 @@ class KLTokenizer(GridTokenizer):
 
     @torch.no_grad()
     def encode(self, media: Tensor) -> Tokens:
-        """Media in [-1, 1] to the mean of each token, ``(B, N, D)``."""
-        return self.tokens((self.posterior(media).mean - self.shift) * self.scale, self.layout)
+        """Media in [-1, 1] to the mean of each token, ``(B, N, p p D)``."""
+        return self.tokens(self._folded((self.posterior(media).mean - self.shift) * self.scale), self.layout)
 
     @torch.no_grad()
     def encode_to_cache(self, media: Tensor) -> Tokens:
-        """Mean and log-variance of each token, ``(B, N, 2 D)``; :meth:`decode` takes their mean."""
+        """Mean and log-variance of each token, ``(B, N, 2 p p D)``; :meth:`decode` takes their mean."""
         posterior = self.posterior(media).standardized(self.shift, self.scale)
-        return self.tokens(torch.cat([posterior.mean, posterior.log_variance], dim=-1), self.cached_layout)
+        parts = (self._folded(each) for each in (posterior.mean, posterior.log_variance))
+        return self.tokens(torch.cat(list(parts), dim=-1), self.cached_layout)
 
     @torch.no_grad()
     def sample_cached(self, cached: Tokens, rng: PerSampleRNG) -> Tokens:
-        """Samples of the posterior, ``(B, N, D)``."""
+        """Samples of the posterior, ``(B, N, p p D)``."""
         mean, log_variance = cached.values.float().chunk(2, dim=-1)
         return self.tokens(DiagonalGaussian(mean, log_variance).sample(rng.normal(*mean.shape[1:])), self.layout)
 
@@ -133,21 +156,22 @@ class KLTokenizer(GridTokenizer):
         """The means of cached distributions."""
         if not self.fits(tokens.layout, self.cached_layout):
             return tokens
-        return replace(tokens, values=tokens.values[..., : self.dim], layout=replace(tokens.layout, channels=self.dim))
+        channels = self.layout.channels
+        return replace(tokens, values=tokens.values[..., :channels], layout=replace(tokens.layout, channels=channels))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
-        """Tokens ``(B, N, D)``, or those of :meth:`encode_to_cache`, to media, clamped to [-1, 1]."""
+        """Tokens ``(B, N, p p D)``, or those of :meth:`encode_to_cache`, to media, clamped to [-1, 1]."""
         tokens = self.mean_cached(tokens)
         self.check_tokens(tokens)
-        return self.maps(tokens.values.float() / self.scale + self.shift).float().clamp(-1, 1)
+        return self.maps(self._unfolded(tokens.values.float()) / self.scale + self.shift).float().clamp(-1, 1)
 
     @torch.no_grad()
     def calibrate(self, media: Iterable[Tensor]) -> None:
         """Measure shift and scale on each process's media, with equal results on all processes.
 
-        A token's variance is that of the posterior's mean over items and positions plus the posterior's. Raises ``ValueError`` if there are
-        no media.
+        A latent's variance is that of the posterior's mean over items and positions plus the posterior's. Raises ``ValueError`` if there
+        are no media.
         """
         was_training = self.training
         self.eval()
@@ -169,24 +193,37 @@ class KLTokenizer(GridTokenizer):
         self.scale.copy_((square - mean.square()).clamp_min(EPSILON**2).rsqrt())
 
 
+def _squares(media: Medium, latents: tuple[int, ...], patch: int) -> tuple[int, ...]:
+    """The grid of squares of ``patch x patch`` latents. Raises ``ValueError`` if there are no rows and columns that divide into them."""
+    if media.axes != ALONG_ROWS:
+        raise ValueError(f"tokenizer.kl.patch: {patch} is of rows and columns of pictures, and the data are {media}: leave it out")
+    if any(side % patch for side in latents):
+        sides = " x ".join(map(str, latents))
+        raise ValueError(f"tokenizer.kl.patch: {sides} latents do not divide into squares of {patch} x {patch}: choose another size")
+    return tuple(side // patch for side in latents)
+
+
 class KL(TokenizerSettings, family="tokenizer", name="kl"):
     """Settings of the continuous tokenizer.
 
     Attributes:
         autoencoder: Networks that encode to latents and decode from them.
-        dim: Numbers ``D`` of a token.
+        dim: Numbers ``D`` of a latent.
+        patch: Latents a side of a token, for pictures: with 2, as published with DiT and SD3, there is a quarter of the tokens, of four
+            times as many numbers.
         weight: Of the divergence from ``N(0, 1)`` in nats per item, over the number of its values. Losses here are means over values; the
             published 1e-6 is for sums over pixels and latents, and stays 1e-6 when both are divided by the number of values. (A mean over
             latents would need ``1e-6 h w D / (C H W)``, about a twelfth of it for 8 x 8 x 16 at 64 pixels.)
         normalize: ``channel`` gives the mean of every token mean 0 and mean square 1 over its channels.
         noise: Largest standard deviation of the noise added to normalised latents in training.
-        standardize: A shift and scale per ``channel``, or one for ``all``.
+        standardize: A shift and scale per ``channel`` of latents, or one for ``all``.
         outliers: Weight of the penalty of latents far from the others of their frame (:func:`outlier_penalty`), which decode to spots;
             Movie Gen has 1e5.
     """
 
     autoencoder: Annotated[SerializeAsAny[AutoencoderSettings], OfFamily("autoencoder")] = Convolutional()
     dim: int = Field(default=16, ge=1)
+    patch: int = Field(default=1, ge=1)
     weight: NonNegativeFloat = 1e-6
     normalize: Literal["channel"] | None = None
     noise: NonNegativeFloat = 0.0
