@@ -16,6 +16,7 @@ from jielong.apps.commands import (
     editing,
     evaluating,
     generating,
+    importing,
     lab,
     listing,
     personalising,
@@ -71,6 +72,7 @@ app.command("evaluate")(evaluating.evaluate)
 app.command("compare")(comparing.compare)
 app.add_typer(lab.app, name="lab")
 app.command("demo")(demo.demo)
+app.command("import")(importing.import_system)
 app.command("weights")(weights.weights)
 app.command("verify")(verifying.verify)
 app.command("doctor")(doctor.doctor)

@@ -1,4 +1,4 @@
-"""Refuse a model that is too large before its memory is allocated."""
+"""Refuse a model that is too large before its memory is allocated; build one whose parameters take none."""
 
 from __future__ import annotations
 
@@ -94,3 +94,23 @@ def bounded(limit: int, what: str) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def without_parameters() -> Iterator[None]:
+    """Parameters of the modules built inside are on ``meta``, for weights that are given to them (``load_state_dict(assign=True)``).
+
+    Buffers, such as tables and masks, are real, as modules compute with them while they are built.
+    """
+    thread = threading.get_ident()
+
+    def parameter(module: nn.Module, name: str, value: nn.Parameter | None) -> nn.Parameter | None:
+        if threading.get_ident() != thread or value is None or value.is_meta:  # one on meta is tied to another module's
+            return None
+        return nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
+
+    hook = register_module_parameter_registration_hook(parameter)  # type: ignore[arg-type]  # what it returns takes the place
+    try:
+        yield
+    finally:
+        hook.remove()

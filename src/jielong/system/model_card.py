@@ -18,10 +18,12 @@ CARD = "README.md"
 SPDX = {
     "Apache-2.0": "Apache-2.0",
     "Arphic Public License": "Arphic-1999",
+    "CC BY 4.0": "CC-BY-4.0",
     "CC BY-SA 3.0": "CC-BY-SA-3.0",
     "CC BY-SA 4.0": "CC-BY-SA-4.0",
     "GPL-2.0": "GPL-2.0-only",
     "LGPL-3.0": "LGPL-3.0-only",
+    "MIT": "MIT",
 }
 """Licences of weights by their names here."""
 PERMISSIVE = "None of these licences extends to trained weights. Keep the attributions with the weights."

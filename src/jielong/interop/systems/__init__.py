@@ -1,0 +1,50 @@
+"""Systems whose released weights ``jielong import`` reads: a row each, and a module each that reads them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # which imports torch: a list of systems does without
+    from jielong.interop.released import Imported
+
+
+@dataclass(frozen=True)
+class Release:
+    """Released weights.
+
+    Attributes:
+        about: What the system is, in a line.
+        files: What the command takes.
+        licence: Of the weights, by a name of :data:`jielong.system.model_card.SPDX`.
+        source: Where they are.
+        reader: ``MODULE.FUNCTION`` of this package: paths to :class:`~jielong.interop.released.Imported`.
+    """
+
+    about: str
+    files: str
+    licence: str
+    source: str
+    reader: str
+
+    def read(self, paths: Sequence[Path]) -> Imported:
+        """Read the files.
+
+        Raises:
+            CheckpointError: if they are not those of the system.
+        """
+        module, _, function = self.reader.rpartition(".")
+        imported: Imported = getattr(importlib.import_module(f"{__name__}.{module}"), function)(paths)
+        return imported
+
+
+FOLDER = "a folder of transformers"
+RELEASES = {
+    "encodec": Release("EnCodec, a codec of sound", FOLDER, "MIT", "https://huggingface.co/facebook/encodec_24khz", "codecs.read"),
+    "mimi": Release("Mimi, the codec of Moshi", FOLDER, "CC BY 4.0", "https://huggingface.co/kyutai/mimi", "codecs.read"),
+    "dac": Release("Descript Audio Codec", FOLDER, "MIT", "https://huggingface.co/descript/dac_44khz", "codecs.read"),
+}
+"""By the name that the command takes."""
