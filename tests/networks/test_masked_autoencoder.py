@@ -80,8 +80,8 @@ def test_the_encoder_equals_full_attention_with_the_unknown_masked_out() -> None
         front = model.buffer_places.expand(2, -1, -1)
         everything = model.enter(torch.cat((front, x), dim=1))
         seen = torch.cat((torch.ones(2, 2, dtype=torch.bool), known), dim=1)
-        table = model.encoder.rotation(WHERE, x.device, x.dtype, 2)
-        assert table is not None
+        assert model.encoder.rotary is not None
+        table = model.encoder.rotary(WHERE, x.device, x.dtype, 2)
         rows = everything.flatten(0, 1)
         for block in model.encoder.blocks:
             h = block.attention_norm(rows)

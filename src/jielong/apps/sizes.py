@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jielong.generation.generator import Generator
-from jielong.networks.backbone import BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.tokenizers.base import Tokenizer
 from jielong.training.experiment import Experiment
@@ -150,7 +149,7 @@ def _forward(experiment: Experiment) -> tuple[nn.Module, Callable[[], object]]:
     def run() -> object:
         inputs = torch.zeros(1, layout.positions, model.backbone.width).requires_grad_()
         own = None if model.condition is None or not model.condition.loss_weight else model.condition
-        chain = BackboneInputs(inputs, model.plan.coords, model.plan.blocks, condition, everything, keep_prefix=own is not None)
+        chain = replace(model.plan.inputs(inputs), conditioning=condition, known=everything, keep_prefix=own is not None)
         hidden, predicted = model.backbone(chain), list[object]()
         if own is not None:
             predicted, hidden = [own.predict(hidden[:, :states])], hidden[:, states:]

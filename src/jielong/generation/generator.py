@@ -17,12 +17,12 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.callbacks import StepCallback, TokenChunk
 from jielong.generation.durations import build_durations
 from jielong.generation.inpainting import check_seen
-from jielong.generation.plan import SequencePlan, check_start
+from jielong.generation.plan import SequencePlan, check_inputs
 from jielong.generation.request import SamplingRequest
 from jielong.generation.state import PreparedMismatch, TrainingStates
 from jielong.generation.streaming import stream_tokens
 from jielong.heads.base import FigureCallback, Head, HeadContext, ignore_figure
-from jielong.networks.backbone import AnyBackbone, BackboneInputs
+from jielong.networks.backbone import AnyBackbone
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import PositionEmbedding, SoftCodeEmbedding, embedding_of
 from jielong.orders.base import Order
@@ -72,7 +72,7 @@ class Generator(nn.Module):
             )
         width, arranged = backbone.width, self.plan.layout
         self.embedding = embedding_of(arranged, width, self.plan.pattern is not None) if embedding is None else embedding
-        check_start(order, backbone, self.plan, condition)
+        check_inputs(order, backbone, self.plan, condition)
         if backbone.start == "condition":
             self.register_buffer("placeholder", torch.zeros(width), persistent=False)  # the condition stands in its place
         else:
@@ -232,7 +232,8 @@ class Generator(nn.Module):
         added = _sum(added, self._placed(conditioning))
         embeddings = embeddings if added is None else embeddings + added[:, : embeddings.shape[1]]
         own, prefix = self.condition is not None and self.condition.loss_weight > 0, None
-        hidden = self.backbone(BackboneInputs(embeddings, plan.coords, plan.blocks, conditioning, known, attended, keep_prefix=own))
+        inputs = replace(plan.inputs(embeddings), conditioning=conditioning, known=known, attention_mask=attended, keep_prefix=own)
+        hidden = self.backbone(inputs)
         if own:
             prefix, hidden = hidden.split([hidden.shape[1] - plan.layout.positions, plan.layout.positions], dim=1)
         # Every item weighs the same, however many positions it predicts (as MaskGIT's public loss), and in it every code.

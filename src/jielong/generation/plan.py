@@ -12,7 +12,7 @@ from jielong.conditions.base import Condition
 from jielong.core.phases import MAIN
 from jielong.core.tokens import Layout
 from jielong.heads.base import HeadContext
-from jielong.networks.backbone import AnyBackbone
+from jielong.networks.backbone import AnyBackbone, BackboneInputs
 from jielong.networks.conditioning import Conditioning
 from jielong.orders.base import Order
 from jielong.orders.patterns import Pattern
@@ -29,6 +29,7 @@ class SequencePlan:
         coords: Coordinates of the order's positions, ``(N, axes)``, on the CPU.
         blocks: Their blocks, ``(N,)``, on the CPU.
         spans: The blocks as ranges of positions.
+        sources: Coordinates of the tokens that positions read (:meth:`Order.sources`), on the CPU.
     """
 
     tokens: Layout
@@ -37,6 +38,7 @@ class SequencePlan:
     coords: Tensor
     blocks: Tensor
     spans: list[tuple[int, int]]
+    sources: Tensor | None
 
     @staticmethod
     def of(order: Order, tokens: Layout) -> SequencePlan:
@@ -47,7 +49,12 @@ class SequencePlan:
         """
         pattern = order.pattern(tokens)
         layout = tokens if pattern is None else pattern.layout
-        return SequencePlan(tokens, layout, pattern, layout.coordinates(), order.blocks(layout), order.spans(layout))
+        return SequencePlan(tokens, layout, pattern, layout.coordinates(), order.blocks(layout), order.spans(layout), order.sources(layout))
+
+    def inputs(self, embeddings: Tensor, span: slice = slice(None)) -> BackboneInputs:
+        """What a backbone reads at the positions ``span`` of embeddings ``(B, n, D)``, without what depends on the items."""
+        sources = None if self.sources is None else self.sources[span]
+        return BackboneInputs(embeddings, self.coords[span], self.blocks[span], sources=sources)
 
     @cached_property
     def times(self) -> Tensor:
@@ -128,8 +135,16 @@ class SequencePlan:
         return 0 if self.pattern is None else self.pattern.pad
 
 
-def check_start(order: Order, backbone: AnyBackbone, plan: SequencePlan, condition: Condition | None) -> None:
-    """Raise ``ValueError`` if a condition is to be the chain's start, and the order has none or the condition predicts its own states."""
+def check_inputs(order: Order, backbone: AnyBackbone, plan: SequencePlan, condition: Condition | None) -> None:
+    """Raise ``ValueError`` if the backbone needs of the chain's inputs what the order has not.
+
+    That is a start for a condition to stand at, whose states the condition must not predict, and tokens with a place each.
+    """
+    if backbone.reads_sources and plan.sources is None:
+        raise ValueError(
+            f"rotary_at: token rotates by the place of the token that a position reads, and with the {type(order).__name__} that is no "
+            "one token: take order: raster, or leave rotary_at out"
+        )
     if backbone.start == "placeholder":
         return
     if not order.begins_once or plan.spans[0] != (0, 1):

@@ -18,7 +18,7 @@ from jielong.generation.callbacks import EventEmitter, StepCallback
 from jielong.generation.plan import SequencePlan
 from jielong.generation.state import SamplerState
 from jielong.heads.base import HeadContext, SampleOutput, Source, StateCallback, ignore_state
-from jielong.networks.backbone import BackboneCache, BackboneInputs
+from jielong.networks.backbone import BackboneCache
 from jielong.networks.embedding import SoftCodeEmbedding
 from jielong.networks.lazy import LazyCache
 from jielong.orders.base import Step
@@ -170,8 +170,8 @@ class Sampler:
         if state.aligned is not None:
             embeddings = embeddings + state.aligned[: len(embeddings), span]
         conditioning = None if cache is not None and cache.started else state.conditioning
-        window = self.config.window
-        inputs = BackboneInputs(embeddings, plan.coords[span], plan.blocks[span], conditioning, known, mask, window)
+        inputs = plan.inputs(embeddings, span)
+        inputs = replace(inputs, conditioning=conditioning, known=known, attention_mask=mask, window=self.config.window)
         return model.backbone(inputs, cache, commit)
 
     def _lazy_hidden(self, state: SamplerState, lazy: Lazy, step: int, wanted: Tensor) -> Tensor:

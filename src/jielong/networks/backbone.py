@@ -28,6 +28,8 @@ class BackboneInputs:
     attention_mask: Tensor | None = None  # (B, n) bool: positions that are attended to; None for all of them
     window: int | None = None  # places along the first axis that a position attends to, the last being its own; None for all
     keep_prefix: bool = False  # also return the hidden vectors of the condition's prefix, before those of the positions
+    # (n, axes) coordinates of the tokens that the positions read, -1 where that is none, on the CPU; None where it is no one token.
+    sources: Tensor | None = None
 
 
 class BackboneCache(Protocol):
@@ -53,6 +55,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     conditioned: bool  # whether it takes a condition
     prefixed: bool = False  # whether the condition's states are positions before all others (BackboneInputs.keep_prefix)
     start: Start = "placeholder"  # what stands at the first position
+    reads_sources: bool = False  # whether it needs BackboneInputs.sources
     supports_window: ClassVar[bool] = False  # whether it can leave out what lies far behind (BackboneInputs.window)
     supports_attention_mask: ClassVar[bool] = False  # whether it can leave out positions (BackboneInputs.attention_mask)
 
@@ -78,6 +81,10 @@ class Backbone(nn.Module, ABC, Generic[C]):
             raise ValueError(
                 f"a {type(self).__name__} cannot mask the padding of shorter items; in an order other than raster, items of different "
                 "lengths need the backbone transformer or mar"
+            )
+        if self.reads_sources and inputs.sources is None:
+            raise ValueError(
+                "rotary_at: token rotates by places of the tokens that positions read, and here these are not known: leave it out"
             )
         if inputs.window is not None and not self.supports_window:
             raise ValueError(f"a {type(self).__name__} has no window of frames: choose the backbone transformer")

@@ -147,7 +147,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         if attention_mask is not None:
             known = known & attention_mask
         front, dtype = condition.front.shape[1], compute_dtype(x)
-        table = self.encoder.rotation(coords, x.device, dtype, front)
+        table = self._table(coords, x.device, dtype, front)
         encoded, index = self._encode(x, known, condition, table, cache)
         if cache is not None and encoded.shape[1]:
             cache.encoded.scatter_(1, index[..., None].expand_as(encoded), encoded)
@@ -185,7 +185,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         """The encoder at positions just revealed; the decoder at those that changed most."""
         batch, front, dtype = len(x), condition.front.shape[1], compute_dtype(x)
         assert cache.revealed is not None
-        table = self.encoder.rotation(coords, x.device, dtype, front)
+        table = self._table(coords, x.device, dtype, front)
         real = condition.real_front()
         index = torch.cat((torch.arange(front, device=x.device).expand(batch, -1), front + cache.revealed), dim=1)
         inputs = self.enter(torch.cat((condition.front, take_rows(x, cache.revealed)), dim=1))
@@ -221,6 +221,9 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         """Encoded front ``(B, F, D)`` and tokens or placeholders ``(B, N, D)``, with the decoder's positions, ``(B, F + N, D)``."""
         front = front + F.pad(self.decoder_buffer_places, (0, 0, front.shape[1] - self.buffer_size, 0))
         return torch.cat((front, tokens + self.decoder_places(coords)), dim=1)
+
+    def _table(self, coords: Tensor, device: torch.device, dtype: torch.dtype, front: int) -> Rotation | None:
+        return None if self.encoder.rotary is None else self.encoder.rotary(coords, device, dtype, front)
 
     def _condition(self, conditioning: Conditioning | None, x: Tensor) -> MaskedCondition:
         front, real = self.buffer_places.expand(len(x), -1, -1), None

@@ -12,12 +12,16 @@ import functools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
 from jielong.networks.autograd import GradContext
+
+RotaryAt = Literal["position", "token"]
+"""Whose coordinates rotate queries and keys: the position's, where a token is predicted, or those of the token that stands there."""
 
 CACHED_POSITIONS = 1 << 16  # rows of tables kept by a Rotary: 16 MB at 64 channels in float32
 _LOCK = threading.Lock()
@@ -65,12 +69,12 @@ class Rotation:
         """The rotations of the last ``count`` positions."""
         return self if count == len(self.cosine) else Rotation(self.cosine[-count:], self.sine[-count:])
 
-    def behind(self, count: int) -> Rotation:
-        """The rotations preceded by ``count`` identities (for a prefix, which has no coordinates)."""
+    def behind(self, count: int, zeros: bool = False) -> Rotation:
+        """The rotations preceded by ``count`` identities (for a prefix, which has no coordinates), or by zeros."""
         if count == 0:
             return self
-        identity = self.cosine.new_ones(count, self.cosine.shape[1])
-        return Rotation(torch.cat((identity, self.cosine)), torch.cat((torch.zeros_like(identity), self.sine)))
+        none = self.cosine.new_zeros(count, self.cosine.shape[1])
+        return Rotation(torch.cat((none if zeros else none + 1, self.cosine)), torch.cat((none, self.sine)))
 
 
 class _Rotate(Function):
@@ -144,9 +148,12 @@ class Rotary(nn.Module):
         self._tables: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()
         self._rows = 0
 
-    def forward(self, coordinates: Tensor, device: torch.device, dtype: torch.dtype, prefix: int = 0) -> Rotation:
-        """The rotations of ``(n, axes)`` coordinates, preceded by ``prefix`` identities; Python reads them, so keep them on the CPU."""
-        key = (tuple(coordinates.flatten().tolist()), device, dtype, prefix)
+    def forward(self, coordinates: Tensor, device: torch.device, dtype: torch.dtype, prefix: int = 0, zeros: bool = False) -> Rotation:
+        """The rotations of ``(n, axes)`` coordinates, behind ``prefix`` positions without any; Python reads them, so keep them on the CPU.
+
+        ``zeros``: whether queries and keys of that prefix become zeros (LlamaGen's released weights) and are not left as they are.
+        """
+        key = (tuple(coordinates.flatten().tolist()), device, dtype, prefix, zeros)
         with _LOCK:
             rotation = self._tables.get(key)
             if rotation is not None:
@@ -157,7 +164,7 @@ class Rotary(nn.Module):
             angle = coordinates.to(device, torch.float32)[:, self.axis] * self.frequency  # (n, D/2)
             cosine, sine = angle.cos(), angle.sin()
             tables = torch.cat((cosine, cosine), -1).to(dtype), torch.cat((-sine, sine), -1).to(dtype)
-            rotation = Rotation(*tables).behind(prefix)
+            rotation = Rotation(*tables).behind(prefix, zeros)
         with _LOCK:
             if key not in self._tables:
                 self._tables[key] = rotation

@@ -4,7 +4,7 @@ One network serves every order. With one block per position it is Llama (equal o
 bidirectional encoder; blocks in between are scales or frames. The condition enters in one of four ways:
 
 - ``prefix``: its states, through a two-layer MLP, form a block before all positions, which all attend to and which attends to itself alone.
-  Prefix positions are not rotated (LlamaGen instead zeroes their queries and keys). A causal one is read in order (DALL-E).
+  Prefix positions are not rotated (LlamaGen instead zeroes their queries and keys: ``rotary_at``). A causal one is read in order (DALL-E).
 - ``cross``: cross-attention to its states after each self-attention, without rotation.
 - ``adaln``: its pooled vector shifts, scales and gates each residual branch, initialised to zero (DiT, arXiv 2212.09748).
 - ``pooled``: its pooled vector is the chain's start, and nothing else (LlamaGen's classes).
@@ -35,7 +35,7 @@ from jielong.networks.fused_inference import Masks, cached_layers
 from jielong.networks.layers import AttentionContext, Block, LayerCondition, LayerConfig, modulate
 from jielong.networks.lazy import LazyCache, LazyStack, LazyTransformerCache
 from jielong.networks.norm import Norm
-from jielong.networks.rope import Rotary, Rotation
+from jielong.networks.rope import Rotary, RotaryAt, Rotation
 
 
 def _both(mask: Tensor | None, other: Tensor) -> Tensor:
@@ -61,19 +61,28 @@ class Transformer(Backbone["Cache | LazyCache"]):
     Args:
         axes: Coordinates of a position: 1 for sound, 2 for pictures, 3 for video.
         start: What stands at the first position, if there is a condition.
+        rotary_at: Whose coordinates rotate queries and keys.
     """
 
     supports_attention_mask: ClassVar[bool] = True
     supports_window: ClassVar[bool] = True
 
-    def __init__(self, config: TransformerConfig, *, axes: int, condition_width: int | None = None, start: Start = "placeholder") -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        axes: int,
+        condition_width: int | None = None,
+        start: Start = "placeholder",
+        rotary_at: RotaryAt = "position",
+    ) -> None:
         super().__init__()
         width = config.width
         self.layers, self.width, self.heads, self.axes = config.layers, width, config.heads, axes
         self.condition = None if condition_width is None else config.condition
         self.conditioned, self.prefixed = condition_width is not None, self.condition == "prefix"
         self.rotary = Rotary(width // config.heads, axes, config.rope_base) if config.rotary else None
-        self.factorized = config.factorized
+        self.factorized, self.reads_sources = config.factorized, rotary_at == "token"
         if config.factorized:
             check_axes(axes, "backbone.transformer.factorized")
             if self.condition == "prefix":
@@ -187,9 +196,17 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 total += 2 * prefix * block.cross.kv.weight.numel() + 4 * positions * prefix * self.width
         return int(total)
 
-    def rotation(self, coords: Tensor, device: torch.device, dtype: torch.dtype, prefix: int = 0) -> Rotation | None:
-        """The rotations of positions ``(n, axes)`` behind a prefix, which is not rotated; ``None`` without rotary positions."""
-        return None if self.rotary is None else self.rotary(coords, device, dtype, prefix)
+    def rotation(self, inputs: BackboneInputs, device: torch.device, dtype: torch.dtype, prefix: int = 0) -> Rotation | None:
+        """The rotations of positions behind a prefix, which is not rotated; ``None`` without rotary positions.
+
+        By places of tokens, what reads none has queries and keys of zero: the prefix, and the start (LlamaGen's released weights).
+        """
+        if self.rotary is None:
+            return None
+        if not self.reads_sources or inputs.sources is None:
+            return self.rotary(inputs.coords, device, dtype, prefix)
+        without = int((inputs.sources[:, 0] < 0).sum())
+        return self.rotary(inputs.sources[without:], device, dtype, prefix + without, zeros=True)
 
     def _whole(self, inputs: BackboneInputs) -> Tensor:
         """One pass over all positions, without a cache: the reference."""
@@ -209,7 +226,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
             x = torch.cat((beginning.prefix.to(x.dtype), x), dim=1)
             real = beginning.real[:1] if bool(beginning.real.all()) else beginning.real  # one mask for all if nothing is padded
             mask = additive(behind_prefix(allowed, real, beginning.causal), dtype)
-        rotation = self.rotation(inputs.coords, device, dtype, prefix)
+        rotation = self.rotation(inputs, device, dtype, prefix)
         causal = kind == "causal" and mask is None
         context = AttentionContext(len(x), rotation, mask, causal, condition=self.layer_condition(conditioning, dtype), prefix=prefix)
         if self.factorized:
@@ -257,7 +274,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
         masks: Masks = (mask,)
         if self.factorized:
             masks = tuple(_both(mask, additive(same(coords, seen, along).to(x.device), cache.dtype)[None, None]) for along in TURNS)
-        hidden = cache.layers(x, self.rotation(coords, x.device, torch.float32), masks, cache)
+        hidden = cache.layers(x, self.rotation(inputs, x.device, torch.float32), masks, cache)
         if commit:
             cache.length = end
             cache.coords = seen if noted else cache.coords
@@ -281,7 +298,10 @@ class Transformer(Backbone["Cache | LazyCache"]):
             mask = additive(behind_prefix(real.new_ones(0, 0), real, beginning.causal), cache.dtype)
         if not bool(real.all()):
             cache.slot_bias()[:, 0, 0, :end] = additive(real, cache.dtype)
-        cache.layers(prefix, None, (mask,), cache)
+        rotation = None
+        if self.rotary is not None and self.reads_sources:
+            rotation = self.rotary(torch.zeros(0, self.axes), prefix.device, torch.float32, end, zeros=True)
+        cache.layers(prefix, rotation, (mask,), cache)
         cache.length = cache.prefix = end
 
     def _lazily(self, inputs: BackboneInputs, cache: LazyCache) -> Tensor:
@@ -295,7 +315,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 cache.prefix, cache.real, cache.causal = self.prefix(conditioning).to(x.dtype), conditioning.mask, conditioning.causal
             cache.started = True
         prefix = 0 if cache.prefix is None else cache.prefix.shape[1]
-        table = self.rotation(inputs.coords, device, dtype, prefix)
+        table = self.rotation(inputs, device, dtype, prefix)
         context = AttentionContext(batch, table, condition=cache.condition)
         if cache.fresh or cache.wanted is None:
             if cache.prefix is not None and cache.real is not None:

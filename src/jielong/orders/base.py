@@ -85,6 +85,10 @@ class Order(ABC):
         """
         return None
 
+    def sources(self, layout: Layout) -> Tensor | None:
+        """Coordinates of the token that each position reads, ``(N, axes)``, -1 at the first, which reads none; ``None``: no one token."""
+        return None
+
     @abstractmethod
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
         """Inputs of positions ``start`` to ``stop`` (exclusive), before position embeddings: ``(B, stop - start, D)``.

@@ -68,6 +68,10 @@ class MaskedNextOrder(RasterOrder):
         """Tokens with their positions."""
         return PlacedEmbedding(tokenizer.layout, width)
 
+    def sources(self, layout: Layout) -> Tensor | None:
+        """``None``: the token before is another one in each item."""
+        return None
+
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
         """The last known token before each position, with its position; the placeholder where there is none."""
         positions = torch.arange(stop - 1, device=values.device)

@@ -61,6 +61,11 @@ class RasterOrder(Order):
         """``0 .. N - 1``."""
         return torch.arange(layout.positions)
 
+    def sources(self, layout: Layout) -> Tensor | None:
+        """Those of the position before."""
+        coords = layout.coordinates()
+        return torch.cat([torch.full_like(coords[:1], -1), coords[:-1]])
+
     def inputs(self, embed: Embed, values: Tensor, known: Tensor, placeholder: Tensor, start: int, stop: int) -> Tensor:
         """The previous token; the placeholder at the first position."""
         before = embed(values[:, max(start - 1, 0) : stop - 1])
