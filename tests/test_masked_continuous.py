@@ -61,10 +61,10 @@ class Gaussian(Head):
 
 
 def make(
-    backbone: str = "transformer", path: str | None = "prefix", *, steps: int = 6, order: str = "masked", layers: int = 4
+    backbone: str = "transformer", path: str | None = "prefix", *, steps: int = 6, order: str = "masked", layers: int = 4, **more: Any
 ) -> Generator:
     torch.manual_seed(0)
-    shared: dict[str, Any] = {"width": 16, "heads": 2, "condition": path or "prefix"}
+    shared: dict[str, Any] = {"width": 16, "heads": 2, "condition": path or "prefix", **more}
     part = (
         Transformer(layers=layers, **shared)
         if backbone == "transformer"
@@ -139,6 +139,27 @@ def test_predictions_do_not_depend_on_the_order_in_which_the_visible_ones_came(b
 
 
 # --- whose draws ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_mask_vector_may_go_without_the_position_of_inputs() -> None:
+    """MAR: known tokens have the encoder's position, unknown ones the decoder's alone."""
+    bare, placed = make("mar", mask_positions=False), make("mar")
+    values = torch.randn(3, N, 3, generator=torch.Generator().manual_seed(2))
+    known = torch.rand(3, N, generator=torch.Generator().manual_seed(3)) < 0.4
+    places = bare.position_vectors(bare.plan)
+    for span in (slice(0, N), slice(5, 9)):
+        found, usual = (model.embeddings(values, known, span, places) for model in (bare, placed))
+        assert torch.equal(found[~known[:, span]], bare.placeholder.expand(int((~known[:, span]).sum()), -1))
+        assert torch.equal(found[known[:, span]], usual[known[:, span]])
+        assert torch.equal(usual, placed.embeddings(values, known, slice(0, N), places)[:, span])
+    for options in ({}, {"lazy": Lazy(refresh=1)}):
+        drawn = bare.generate(given(bare), 4, seed=1, guidance=2.5, **options)
+        torch.testing.assert_close(bare.generate(given(bare), 4, seed=1, guidance=2.5, cache=False).values, drawn.values, **CLOSE)
+    assert (drawn.values - placed.generate(given(placed), 4, seed=1, guidance=2.5).values).abs().max() > 0.01
+    tokens = Tokens(values, LAYOUT)
+    loss = bare.loss(tokens, bare.condition.prepare(["cat"] * 3))  # type: ignore[union-attr]
+    gradients = torch.autograd.grad(loss, list(bare.position_embeddings.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

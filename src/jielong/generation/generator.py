@@ -132,7 +132,10 @@ class Generator(nn.Module):
 
     def embeddings(self, values: Tensor, known: Tensor, span: slice, positions: Tensor) -> Tensor:
         """What the backbone reads at the positions ``span``, ``(B, n, D)``; ``positions`` are the position embeddings, ``(N, D)``."""
-        return self.order.inputs(self.embed, values, known, self.placeholder, span.start, span.stop) + positions[span]
+        vectors, places = self.order.inputs(self.embed, values, known, self.placeholder, span.start, span.stop), positions[span]
+        if not self.backbone.mask_positions:
+            places = places.masked_fill(~known[:, span, None], 0)
+        return vectors + places
 
     def added(self, conditioning: Conditioning | None, lengths: Tensor, plan: SequencePlan, prompt: Tensor | None = None) -> Tensor | None:
         """What conditions and durations add to the embeddings in sampling, ``(B, N, D)``; arguments as of :meth:`Durations.inputs`."""

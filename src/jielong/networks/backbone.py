@@ -56,6 +56,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     prefixed: bool = False  # whether the condition's states are positions before all others (BackboneInputs.keep_prefix)
     start: Start = "placeholder"  # what stands at the first position
     reads_sources: bool = False  # whether it needs BackboneInputs.sources
+    mask_positions: bool = True  # whether vectors at unknown positions of a masked block have their position embedding
     supports_window: ClassVar[bool] = False  # whether it can leave out what lies far behind (BackboneInputs.window)
     supports_attention_mask: ClassVar[bool] = False  # whether it can leave out positions (BackboneInputs.attention_mask)
 

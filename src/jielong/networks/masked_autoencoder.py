@@ -43,11 +43,13 @@ class MaskedAutoencoderConfig(LayerConfig):
         encoder_layers: Layers of the encoder, which reads known tokens.
         decoder_layers: Layers of the decoder, which reads all positions.
         buffer: Learned positions before the tokens; MAR has 64 before 256 tokens.
+        mask_positions: Whether the vector at unknown positions has the inputs' position embedding, beside the decoder's; MAR's has not.
     """
 
     encoder_layers: int = Field(default=4, ge=1)
     decoder_layers: int = Field(default=4, ge=1)
     buffer: int = Field(default=16, ge=0)
+    mask_positions: bool = True
     norm: NormKind = "layer"
     activation: Activation = "gelu"
     bias: bool = True
@@ -69,6 +71,7 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         self.buffer_size = config.buffer
         self.condition = None if condition_width is None else config.condition
         self.conditioned = condition_width is not None
+        self.mask_positions = config.mask_positions
         if self.condition == "pooled" and not config.buffer:
             raise ValueError(
                 "backbone.mar.condition: pooled enters in the buffer, and there is none: set buffer, such as 64, or take prefix"
