@@ -23,7 +23,7 @@ diffusers = pytest.importorskip("diffusers")
 CHANNELS, BLOCKS, DIM, GROUPS = (8, 8, 16), 2, 3, 4
 
 
-def theirs(attention: bool, projections: bool, decoder_attention: bool | None = None) -> nn.Module:
+def theirs(attention: bool, projections: bool, decoder_attention: bool | None = None, middle_attention: bool = True) -> nn.Module:
     torch.manual_seed(0)
     down, up = ["DownEncoderBlock2D"] * 3, ["UpDecoderBlock2D"] * 3
     if attention:
@@ -39,6 +39,7 @@ def theirs(attention: bool, projections: bool, decoder_attention: bool | None = 
         up_block_types=up,
         use_quant_conv=projections,
         use_post_quant_conv=projections,
+        mid_block_add_attention=middle_attention,
     )
     for parameter in model.parameters():  # also norms and biases, which begin at one and zero
         nn.init.normal_(parameter, std=0.3)
@@ -59,7 +60,7 @@ def stages(blocks: nn.ModuleList) -> Iterator[nn.Module]:
 
 
 def middle(block: nn.Module) -> list[nn.Module]:
-    return [block.resnets[0], block.attentions[0], block.resnets[1]]
+    return [part for part in (block.resnets[0], block.attentions[0], block.resnets[1]) if part is not None]
 
 
 def give(ours: nn.Module, given: nn.Module) -> None:
@@ -91,13 +92,22 @@ def convert(model: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "decoder_attention", "projections"),
-    [(False, None, True), (True, None, True), (False, None, False), (True, False, True), (False, True, True)],
+    ("attention", "decoder_attention", "projections", "middle_attention"),
+    [
+        (False, None, True, True),
+        (True, None, True, True),
+        (False, None, False, True),
+        (True, False, True, True),
+        (False, True, True, True),
+        (False, None, False, False),
+    ],
 )
 @torch.no_grad()
-def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, decoder_attention: bool | None, projections: bool) -> None:
-    model = theirs(attention, projections, decoder_attention)
-    shape = {"channels": CHANNELS, "blocks": BLOCKS, "groups": GROUPS, "projections": projections}
+def test_it_is_diffusers_autoencoder_on_the_same_weights(
+    attention: bool, decoder_attention: bool | None, projections: bool, middle_attention: bool
+) -> None:
+    model = theirs(attention, projections, decoder_attention, middle_attention)
+    shape = {"channels": CHANNELS, "blocks": BLOCKS, "groups": GROUPS, "projections": projections, "middle_attention": middle_attention}
     settings = Resnet.model_validate({**shape, "attention": attention, "decoder_attention": decoder_attention})
     autoencoder = settings.build(channels=3, size=(16, 24), dim=DIM, encoded=2 * DIM)
     convert(model, autoencoder.encoder, autoencoder.decoder)
@@ -109,6 +119,29 @@ def test_it_is_diffusers_autoencoder_on_the_same_weights(attention: bool, decode
     )
     torch.testing.assert_close(autoencoder.encoder(pictures), model.encode(pictures).latent_dist.parameters, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(autoencoder.decoder(latents), model.decode(latents).sample, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_stage_of_the_decoder_has_as_many_blocks_as_asked_for() -> None:
+    """A third block that adds nothing changes nothing: two blocks give the same."""
+    three, two = (
+        Resnet(channels=CHANNELS, blocks=2, decoder_blocks=blocks, groups=GROUPS).build(channels=3, size=(16, 24), dim=DIM).decoder
+        for blocks in (None, 2)
+    )
+    blocks = [layer for layer in three.layers if not isinstance(layer, SpatialAttention)]
+    last = [blocks[place] for place in (5, 9, 13)]  # behind the first layer, two of the middle, three a stage and an upsampling between
+    kept = [layer for layer in three.layers if not any(layer is each for each in last)]
+    assert all(isinstance(layer, ResidualBlock) for layer in last)
+    for layer in last:
+        nn.init.zeros_(layer.conv2.weight)
+        nn.init.zeros_(layer.conv2.bias)
+    for ours, given in zip(two.layers, kept, strict=True):
+        ours.load_state_dict(given.state_dict())
+    two.norm.load_state_dict(three.norm.state_dict())
+    two.out.load_state_dict(three.out.state_dict())
+    two.projection.load_state_dict(three.projection.state_dict())
+    latents = torch.randn(2, DIM, 4, 6, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(two(latents), three(latents))
 
 
 @torch.no_grad()

@@ -30,15 +30,24 @@ def make_proxy(media: Medium = MEDIA, quantizer: str = "vector", **settings: obj
     return parse_part("tokenizer", {"vq": {"autoencoder": body, "dim": 6, "quantizer": {quantizer: settings}}}).build(media).eval()  # type: ignore[attr-defined]
 
 
+SIZE = {"layers": 1, "width": 16, "heads": 2}
+
+
 def make(proxy: VQTokenizer | None = None, **settings: object) -> TiTokTokenizer:
     """Five tokens of a codebook of 32."""
-    size = {"layers": 1, "width": 16, "heads": 2}
-    given = {"proxy": "p", "tokens": 5, "finetune_at": 100, "patch": 8, "dim": 4, "encoder": size, "decoder": size}
+    given = {"tokens": 5, "finetune_at": 100, "patch": 8, "dim": 4, "encoder": SIZE, "decoder": SIZE}
+    given |= {} if "pixels" in settings else {"proxy": "p"}
     given["quantizer"] = {"vector": {"codebook_size": 32, "normalize": True, "kmeans_iterations": 0}}
     part = parse_part("tokenizer", {"titok": given | settings})
     proxy = proxy or make_proxy()
     torch.manual_seed(1)
     return part.build(MEDIA, {"proxy": proxy})  # type: ignore[attr-defined]
+
+
+def alone(**settings: object) -> TiTokTokenizer:
+    """The same without a proxy."""
+    body = {"convolutional": {"channels": [8], "blocks": [1], "patch": 4}}
+    return make(None, finetune_at=0, pixels={"codes": 20, "dim": 6, "autoencoder": body}, **settings)
 
 
 def stirred(tokenizer: TiTokTokenizer) -> TiTokTokenizer:
@@ -90,6 +99,55 @@ def test_tokens_differ_in_their_vectors_alone() -> None:
     torch.testing.assert_close(other.decode(permuted), tokenizer.decode(tokens), rtol=1e-4, atol=1e-5)
     assert torch.equal(other.encode(pictures()).values, permuted.values)
     assert (tokenizer.decode(permuted) - tokenizer.decode(tokens)).abs().max() > 1e-3
+
+
+def test_a_class_token_is_read_by_all_and_has_no_output() -> None:
+    size = SIZE | {"class_token": True}
+    tokenizer = stirred(make(encoder=size, decoder=size)).eval()
+    for network, shape in ((tokenizer.encoder, (3, 5, 4)), (tokenizer.decoder, (3, 24, 20))):
+        given = pictures() if network is tokenizer.encoder else torch.randn(3, 5, 4)
+        before = network(given)
+        assert before.shape == shape
+        places = network.body.places
+        assert len(places) == 5 + len(network.body.coords[5:-1]) + 1
+        with torch.no_grad():
+            places[-1] += torch.randn(16)
+        assert ((network(given) - before).abs().amax(-1) > 1e-5).all()
+
+
+def test_without_rotation_patches_differ_in_their_vectors_alone() -> None:
+    """Permuted patches with permuted vectors give the same latents; with rotation they do not."""
+    for rotary in (False, True):
+        body = stirred(make(encoder=SIZE | {"rotary": rotary})).encoder.body
+        patches, order = torch.randn(2, 6, 16), torch.randperm(6)
+        before = body(patches=patches)[0]
+        body.places.data[5:] = body.places.data[5:][order]
+        assert torch.allclose(body(patches=patches[:, order])[0], before, rtol=1e-4, atol=1e-5) != rotary
+
+
+def test_the_legacy_reshape_reads_the_features_of_all_latents_in_another_order() -> None:
+    """Feature ``c`` of latent ``n`` is number ``c N + n`` of the ``N D`` numbers of all latents."""
+    legacy, usual = stirred(make(legacy_reshape=True)).eval(), stirred(make()).eval()
+    latents, _ = usual.encoder.body(patches=usual.encoder.patches(pictures()).flatten(2).mT)
+    mixed = torch.stack([latents.flatten(1)[:, torch.arange(16) * 5 + n] for n in range(5)], 1)
+    torch.testing.assert_close(legacy.encoder(pictures()), usual.encoder.out(mixed))
+    assert (legacy.encoder(pictures()) - usual.encoder(pictures())).abs().max() > 0.1
+
+
+def test_a_tokenizer_without_a_proxy_has_the_second_stage_alone() -> None:
+    tokenizer = stirred(alone()).train()
+    assert tokenizer.proxy is None
+    assert {name for name, _ in tokenizer.named_buffers() if name.startswith("proxy")} == {"proxy_codes"}
+    result = tokenizer(pictures(), torch.Generator().manual_seed(0))
+    assert result.losses == {}
+    assert result.media is not None
+    result.media.square().mean().backward()
+    assert all((weight.grad is None) == name.startswith(("encoder.", "quantizer.")) for name, weight in tokenizer.named_parameters())
+    tokenizer.eval()
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(pictures())), result.media.detach().clamp(-1, 1))
+    same = stirred(make()).eval()
+    tokenizer.load_state_dict(same.state_dict())
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(pictures())), same.decode(same.encode(pictures())))
 
 
 def test_the_first_stage_predicts_the_proxys_codes() -> None:
@@ -208,6 +266,12 @@ def test_what_cannot_be_is_refused() -> None:
         make(PixelTokenizer(MEDIA, Pixels()))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the proxy 'p' was made for .*3 x 16 x 16.* set data\.size to fit"):
         make(make_proxy(image_medium(3, (16, 16))))
+    with pytest.raises((ValidationError, RecipeError), match="by a proxy, or by pixels without one, and there are both"):
+        parse_part("tokenizer", {"titok": {"finetune_at": 0, "proxy": "p", "pixels": {}}})
+    with pytest.raises((ValidationError, RecipeError), match="by a proxy, or by pixels without one, and there is neither"):
+        parse_part("tokenizer", {"titok": {"finetune_at": 0}})
+    with pytest.raises((ValidationError, RecipeError), match="the stage before it learns the codes of a proxy: set it to 0"):
+        parse_part("tokenizer", {"titok": {"finetune_at": 5, "pixels": {}}})
     for wrong in ({"tokens": 0}, {"encoder": {"width": 18, "heads": 4}}, {"decoder": {"width": 12, "heads": 6}}, {"finetune_at": -1}):
         with pytest.raises((ValidationError, RecipeError)):
             make(**wrong)

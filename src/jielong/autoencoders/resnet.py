@@ -21,10 +21,12 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
 
     Attributes:
         channels: Width of each stage, finest first.
-        blocks: Residual blocks of a stage of the encoder; the decoder has one more.
+        blocks: Residual blocks of a stage of the encoder; the decoder has one more by default.
         groups: Groups of channels of a group norm.
         attention: Attention after every block of the coarsest stage, beside that in the middle.
         decoder_attention: The same in the decoder; that of the encoder if not given.
+        middle_attention: Attention between the two residual blocks of the middle; MaskGIT-VQGAN has none.
+        decoder_blocks: Residual blocks of a stage of the decoder; one more than the encoder's if not given.
         projections: A 1x1 convolution on either side of the bottleneck, absent in later models.
         z_channels: Channels between that convolution and the networks; those of the bottleneck if not given. LlamaGen's tokenizer has 256,
             and codes of 8 numbers.
@@ -36,6 +38,8 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     groups: PositiveInt = 32
     attention: bool = False
     decoder_attention: bool | None = None
+    middle_attention: bool = True
+    decoder_blocks: PositiveInt | None = None
     projections: bool = True
     z_channels: PositiveInt | None = None
 
@@ -56,11 +60,9 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""
         attention = self.attention if self.decoder_attention is None else self.decoder_attention
-        inner = None if self.z_channels is None else self.z_channels * (sizes.encoded // sizes.dim)  # two numbers a latent in kl
-        encoder = ResnetEncoder(
-            sizes.channels, self.channels, self.blocks, sizes.encoded, self.groups, self.attention, self.projections, inner
-        )
-        decoder = ResnetDecoder(
-            sizes.dim, self.channels, self.blocks, sizes.outputs, self.groups, attention, self.projections, self.z_channels
-        )
-        return encoder, decoder
+        blocks = self.blocks + 1 if self.decoder_blocks is None else self.decoder_blocks
+        middle, inner = self.middle_attention, None if self.z_channels is None else self.z_channels * (sizes.encoded // sizes.dim)
+        rest = self.groups, self.attention, self.projections, inner, middle  # of inner, two numbers a latent in kl
+        encoder = ResnetEncoder(sizes.channels, self.channels, self.blocks, sizes.encoded, *rest)
+        rest = self.groups, attention, self.projections, self.z_channels, middle
+        return encoder, ResnetDecoder(sizes.dim, self.channels, blocks, sizes.outputs, *rest)

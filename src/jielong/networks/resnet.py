@@ -57,8 +57,9 @@ def _stage(inputs: int, outputs: int, blocks: int, attention: bool, norm: NormOf
     return layers
 
 
-def _middle(channels: int, norm: NormOf) -> list[nn.Module]:
-    return [ResidualBlock(channels, channels, norm), SpatialAttention(channels, norm), ResidualBlock(channels, channels, norm)]
+def _middle(channels: int, norm: NormOf, attention: bool) -> list[nn.Module]:
+    between = [SpatialAttention(channels, norm)] if attention else []
+    return [ResidualBlock(channels, channels, norm), *between, ResidualBlock(channels, channels, norm)]
 
 
 class ResnetEncoder(nn.Module):
@@ -69,6 +70,7 @@ class ResnetEncoder(nn.Module):
         attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
         projection: A 1x1 convolution at the end, LDM's "quant conv".
         inner: Channels before that convolution; ``outputs`` if not given.
+        middle_attention: Attention between the two residual blocks of the middle.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class ResnetEncoder(nn.Module):
         attention: bool,
         projection: bool,
         inner: int | None = None,
+        middle_attention: bool = True,
     ) -> None:
         super().__init__()
         inner = outputs if inner is None else inner
@@ -90,7 +93,7 @@ class ResnetEncoder(nn.Module):
             layers += _stage(channels[max(stage - 1, 0)], width, blocks, attention and stage == last, norm)
             if stage < last:
                 layers.append(Downsample(width))
-        self.layers = nn.Sequential(*layers, *_middle(channels[-1], norm))
+        self.layers = nn.Sequential(*layers, *_middle(channels[-1], norm, middle_attention))
         self.norm = norm(channels[-1])
         self.out = nn.Conv2d(channels[-1], inner, 3, padding=1)
         self.projection: nn.Module = nn.Conv2d(inner, outputs, 1) if projection else nn.Identity()
@@ -101,8 +104,7 @@ class ResnetEncoder(nn.Module):
 
 
 class ResnetDecoder(Decoder):
-    """Feature vectors to pictures: the mirror of :class:`ResnetEncoder`, with one more block in every stage and a separate
-    ``attention``."""
+    """Feature vectors to pictures: the mirror of :class:`ResnetEncoder`, with ``blocks`` and ``attention`` of its own."""
 
     def __init__(
         self,
@@ -114,14 +116,15 @@ class ResnetDecoder(Decoder):
         attention: bool,
         projection: bool,
         inner: int | None = None,
+        middle_attention: bool = True,
     ) -> None:
         super().__init__()
         norm, last = norms(groups), len(channels) - 1
         inner = inputs if inner is None else inner
         self.projection: nn.Module = nn.Conv2d(inputs, inner, 1) if projection else nn.Identity()
-        layers: list[nn.Module] = [nn.Conv2d(inner, channels[-1], 3, padding=1), *_middle(channels[-1], norm)]
+        layers: list[nn.Module] = [nn.Conv2d(inner, channels[-1], 3, padding=1), *_middle(channels[-1], norm, middle_attention)]
         for stage in reversed(range(len(channels))):
-            layers += _stage(channels[min(stage + 1, last)], channels[stage], blocks + 1, attention and stage == last, norm)
+            layers += _stage(channels[min(stage + 1, last)], channels[stage], blocks, attention and stage == last, norm)
             if stage:
                 layers.append(Upsample(channels[stage]))
         self.layers = nn.Sequential(*layers)
