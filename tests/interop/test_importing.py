@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -202,7 +203,7 @@ def test_a_codec_becomes_a_checkpoint_with_a_card(folder: Path, tmp_path: Path) 
     assert system.tokenizer.media.sample_rate == 8_000
     again = CliRunner().invoke(app, ["import", "encodec", str(folder), "--out", str(tmp_path / "ours")])
     assert again.exit_code == 2
-    assert "exists: choose a new folder" in again.stderr
+    assert "exists: choose a new folder" in re.sub(r"[\s│]+", " ", again.stderr)  # a box whose lines are broken
 
 
 def test_nothing_is_left_of_an_import_that_fails(folder: Path, tmp_path: Path) -> None:
@@ -222,4 +223,4 @@ def test_an_unknown_system_and_no_files_are_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["import", "encodek", str(tmp_path / "a.pt"), "--out", str(tmp_path / "ours")])
     assert done.exit_code == 1
     assert "did you mean 'encodec'?" in done.stderr
-    assert "a folder of transformers" in CliRunner().invoke(app, ["import", "encodec"]).stderr
+    assert "a folder of transformers" in re.sub(r"[\s│]+", " ", CliRunner().invoke(app, ["import", "encodec"]).stderr)

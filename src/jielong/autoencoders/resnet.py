@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
@@ -27,9 +27,12 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
         decoder_attention: The same in the decoder; that of the encoder if not given.
         middle_attention: Attention between the two residual blocks of the middle; MaskGIT-VQGAN has none.
         decoder_blocks: Residual blocks of a stage of the decoder; one more than the encoder's if not given.
-        projections: A 1x1 convolution on either side of the bottleneck, absent in later models.
+        projections: A convolution on either side of the bottleneck, absent in later models.
+        projection_kernel: Its kernel: 1, or 3 as in VAR's tokenizer.
         z_channels: Channels between that convolution and the networks; those of the bottleneck if not given. LlamaGen's tokenizer has 256,
             and codes of 8 numbers.
+        padding: What pictures go on with outside, as the first convolution reads them: 0 is grey, and -1 black, the 0 of networks that
+            read pictures in [0, 1] (the VQGAN of MaskGIT and TiTok).
     """
 
     axes: ClassVar[Axes | None] = ALONG_ROWS
@@ -41,12 +44,16 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
     middle_attention: bool = True
     decoder_blocks: PositiveInt | None = None
     projections: bool = True
+    projection_kernel: Literal[1, 3] = 1
     z_channels: PositiveInt | None = None
+    padding: float = Field(default=0.0, ge=-1, le=1)
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> Resnet:
         if any(width % self.groups for width in self.channels):
             raise ValueError(f"channels {self.channels} must be multiples of groups {self.groups}")
+        if self.projection_kernel != 1 and not self.projections:
+            raise ValueError("projection_kernel is of the projections, and projections is false: leave one of them out")
         if self.z_channels is not None and not self.projections:
             raise ValueError("z_channels are those outside the projections, and projections is false: leave one of them out")
         return self
@@ -62,7 +69,8 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
         attention = self.attention if self.decoder_attention is None else self.decoder_attention
         blocks = self.blocks + 1 if self.decoder_blocks is None else self.decoder_blocks
         middle, inner = self.middle_attention, None if self.z_channels is None else self.z_channels * (sizes.encoded // sizes.dim)
-        rest = self.groups, self.attention, self.projections, inner, middle  # of inner, two numbers a latent in kl
+        kernel = self.projection_kernel if self.projections else 0
+        rest = self.groups, self.attention, kernel, inner, middle, self.padding  # of inner, two numbers a latent in kl
         encoder = ResnetEncoder(sizes.channels, self.channels, self.blocks, sizes.encoded, *rest)
-        rest = self.groups, attention, self.projections, self.z_channels, middle
-        return encoder, ResnetDecoder(sizes.dim, self.channels, blocks, sizes.outputs, *rest)
+        decoder = ResnetDecoder(sizes.dim, self.channels, blocks, sizes.outputs, self.groups, attention, kernel, self.z_channels, middle)
+        return encoder, decoder

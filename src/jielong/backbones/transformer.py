@@ -10,6 +10,7 @@ from jielong.backbones.base import BackboneSettings
 from jielong.core.tokens import Layout
 from jielong.networks import transformer as network
 from jielong.networks.chain_start import Start
+from jielong.networks.embedding import Positions
 from jielong.networks.rope import RotaryAt
 
 
@@ -23,10 +24,13 @@ class Transformer(network.TransformerConfig, BackboneSettings, family="backbone"
         rotary_at: Whose coordinates rotate queries and keys: the ``position``'s, where a token is predicted, or those of the ``token`` that
             it reads, in raster order the one before. Then what reads no token, the start and a prefix, has queries and keys of zero, so
             that all attend to it alike, as in LlamaGen's released weights.
+        positions: What is added to the inputs of a position: a sum of tables, one an axis (``axes``), or a free vector of the position and,
+            with scales, one of its scale (``slots``, VAR). With ``rotary: false`` nothing else tells positions apart.
     """
 
     start: Start = "placeholder"
     rotary_at: RotaryAt = "position"
+    positions: Positions = "axes"
 
     @model_validator(mode="after")
     def _rotated_at_all(self) -> Self:
@@ -47,4 +51,6 @@ class Transformer(network.TransformerConfig, BackboneSettings, family="backbone"
     def build(self, layout: Layout, condition_width: int | None) -> network.Transformer:
         """See :meth:`BackboneSettings.build`."""
         axes = layout.coordinates().shape[1]
-        return network.Transformer(self, axes=axes, condition_width=condition_width, start=self.start, rotary_at=self.rotary_at)
+        built = network.Transformer(self, axes=axes, condition_width=condition_width, start=self.start, rotary_at=self.rotary_at)
+        built.positions = self.positions
+        return built

@@ -24,7 +24,7 @@ from jielong.generation.streaming import stream_tokens
 from jielong.heads.base import FigureCallback, Head, HeadContext, ignore_figure
 from jielong.networks.backbone import AnyBackbone
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.embedding import PositionEmbedding, SoftCodeEmbedding, embedding_of
+from jielong.networks.embedding import SoftCodeEmbedding, embedding_of, positions_of
 from jielong.orders.base import Order
 
 
@@ -78,7 +78,7 @@ class Generator(nn.Module):
         else:
             self.placeholder = nn.Parameter(torch.randn(width) * 0.02)
         # Attention's rotary positions are relative, so equal placeholders at all positions would look the same to them.
-        self.position_embeddings = PositionEmbedding(arranged.extents, width, order.relative_axes)
+        self.position_embeddings = positions_of(backbone.positions, arranged, width, order.relative_axes)
         self.register_buffer("coordinates", arranged.coordinates(), persistent=False)
         backbone.check_order(self.plan.blocks, order.shifted)
         if head.joint and not order.shifted:

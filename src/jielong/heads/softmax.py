@@ -77,10 +77,12 @@ class Softmax(HeadSettings, family="head", name="softmax"):
         label_smoothing: Fraction of the target spread over all codes (arXiv 1512.00567).
         confidence: Of a sampled code, for orders that keep the most confident: its ``log_probability`` after temperature, top-k and top-p
             (MaskGIT), or its guided ``logit`` (TiTok, arXiv 2406.07550).
+        bias: Whether the logits have a bias (VAR, TiTok).
     """
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     confidence: Literal["log_probability", "logit"] = "log_probability"
+    bias: bool = False
 
     def build(self, width: int, layout: Layout, condition_width: int | None = None) -> SoftmaxHead:
         """See :meth:`HeadSettings.build`."""
@@ -105,9 +107,11 @@ class SoftmaxHead(Head):
         super().__init__()
         self.codebooks, self.vocabulary = layout.channels, vocabulary_of("softmax", layout)
         self.label_smoothing, self.confidence = settings.label_smoothing, settings.confidence
-        self.logits = nn.Linear(width, self.codebooks * self.vocabulary, bias=False)
+        self.logits = nn.Linear(width, self.codebooks * self.vocabulary, bias=settings.bias)
         # Zero weights: the untrained head is uniform, and its first loss is exactly ln V.
         nn.init.zeros_(self.logits.weight)
+        if self.logits.bias is not None:
+            nn.init.zeros_(self.logits.bias)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Logits ``(..., K, V)`` of hidden vectors ``(..., D)``."""
@@ -128,9 +132,10 @@ class SoftmaxHead(Head):
                 return over_codebooks(cross_entropies(scores, targets, self.label_smoothing), targets, self.vocabulary)
         # A pattern of codebooks has one code at most positions: compute only the logits of codes that exist.
         each = torch.zeros(targets.shape, device=hidden.device)
-        for book, weight in enumerate(self.logits.weight.chunk(self.codebooks)):
+        biases = [None] * self.codebooks if self.logits.bias is None else self.logits.bias.chunk(self.codebooks)
+        for book, (weight, bias) in enumerate(zip(self.logits.weight.chunk(self.codebooks), biases, strict=True)):
             rows = present[:, book].nonzero()[:, 0]
-            scores = F.linear(hidden[rows], weight)[:, None]
+            scores = F.linear(hidden[rows], weight, bias)[:, None]
             with torch.autocast(scores.device.type, enabled=False):
                 each[rows, book] = cross_entropies(scores, targets[rows, book, None], self.label_smoothing)[:, 0]
         return over_codebooks(each, targets, self.vocabulary)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from jielong.config.sampling import Lazy
 from jielong.networks.chain_start import Start
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.embedding import Positions
 from jielong.networks.lazy import LazyCache
 
 
@@ -57,6 +58,7 @@ class Backbone(nn.Module, ABC, Generic[C]):
     start: Start = "placeholder"  # what stands at the first position
     reads_sources: bool = False  # whether it needs BackboneInputs.sources
     mask_positions: bool = True  # whether vectors at unknown positions of a masked block have their position embedding
+    positions: Positions = "axes"  # the position embeddings that are added to its inputs
     supports_window: ClassVar[bool] = False  # whether it can leave out what lies far behind (BackboneInputs.window)
     supports_attention_mask: ClassVar[bool] = False  # whether it can leave out positions (BackboneInputs.attention_mask)
 

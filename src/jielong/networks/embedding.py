@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import reduce
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,48 @@ class PositionEmbedding(nn.ModuleList):
         tables = cast("Sequence[nn.Embedding]", self)
         coords = coords.to(tables[0].weight.device)
         return reduce(torch.add, (table(coords[:, axis]) for axis, table in zip(self.axes, tables, strict=True)))
+
+
+class SlotEmbedding(nn.Module):
+    """A free vector a position and, where positions lie on several scales, one a scale, summed (VAR, arXiv 2404.02905; MAR, 2406.11838).
+
+    Args:
+        extents: Number of values of each coordinate.
+        width: Channels of the vectors.
+        scaled: Positions of all scales together, where the first coordinate is the scale; 0 for a grid.
+    """
+
+    def __init__(self, extents: Sequence[int], width: int, scaled: int = 0) -> None:
+        super().__init__()
+        self.extents = tuple(extents)
+        self.slots = nn.Embedding(scaled or math.prod(extents), width)
+        self.scales = nn.Embedding(extents[0], width) if scaled else None
+        for table in (self.slots, self.scales):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Coordinates ``(n, axes)`` to vectors ``(n, D)``; with scales those of all positions, in order."""
+        coords = coords.to(self.slots.weight.device)
+        if self.scales is None:
+            index = reduce(lambda total, axis: total * self.extents[axis] + coords[:, axis], range(1, len(self.extents)), coords[:, 0])
+            return cast("Tensor", self.slots(index))
+        if len(coords) != self.slots.num_embeddings:
+            raise ValueError(f"positions of scales are taken all together, {self.slots.num_embeddings} of them, not {len(coords)}")
+        return cast("Tensor", self.slots.weight + self.scales(coords[:, 0]))
+
+
+Positions = Literal["axes", "slots"]
+"""Position embeddings: a sum of tables, one an axis (:class:`PositionEmbedding`), or free vectors (:class:`SlotEmbedding`)."""
+
+
+def positions_of(kind: Positions, layout: Layout, width: int, relative_axes: Sequence[int]) -> PositionEmbedding | SlotEmbedding:
+    """Position embeddings of a layout. Raises ``ValueError`` for free vectors where an order has none along an axis."""
+    if kind == "axes":
+        return PositionEmbedding(layout.extents, width, relative_axes)
+    if relative_axes:
+        raise ValueError("positions: slots learns a vector for every position, and this order has none along time: take positions: axes")
+    return SlotEmbedding(layout.extents, width, layout.positions if layout.scales else 0)
 
 
 def cell_convolution(channels: int, width: int, size: Sequence[int], grid: Sequence[int]) -> nn.Conv2d:

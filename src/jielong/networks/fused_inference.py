@@ -25,7 +25,16 @@ from torch import Tensor, nn
 
 from jielong.networks.attention import attention, compute_dtype
 from jielong.networks.eligibility import can_fuse
-from jielong.networks.layers import AttentionContext, Block, CrossAttention, FeedForward, KeysValues, SelfAttention, modulate
+from jielong.networks.layers import (
+    AddedModulation,
+    AttentionContext,
+    Block,
+    CrossAttention,
+    FeedForward,
+    KeysValues,
+    SelfAttention,
+    modulate,
+)
 from jielong.networks.norm import Norm
 from jielong.networks.rope import Rotation
 
@@ -37,7 +46,7 @@ PACKED_ROWS, PACKED_CALLS, PACKED_BYTES = 2, 16, 1 << 28
 
 Masks = tuple[Tensor | None, ...]
 """Masks that layers take in turn; one for all."""
-FUSED = Block, SelfAttention, CrossAttention, FeedForward, Norm, nn.Linear
+FUSED = Block, SelfAttention, CrossAttention, FeedForward, AddedModulation, Norm, nn.Linear
 """Modules whose computation fused inference replaces."""
 
 
@@ -86,17 +95,23 @@ class _Layer:
         # Only a weight can be merged into the next product: norms with a bias, and adaptive ones, stay.
         merged = block.attention_norm.weight if block.attention_norm.kind == "rms" else None
         self.attention_norm = None if merged is not None else block.attention_norm
+        bias, unit = attn.bias, attn.scale
+        merged_scale = scale if attn.q_norm is None and unit is None else 1
         self.qkv = _Linear(
-            _paired(attn.qkv.weight, heads, 1 if attn.q_norm else scale, merged).to(dtype).t(),
-            None if attn.qkv.bias is None else _paired(attn.qkv.bias[:, None], heads, 1 if attn.q_norm else scale)[:, 0].to(dtype),
+            _paired(attn.qkv.weight, heads, merged_scale, merged).to(dtype).t(),
+            None if bias is None else _paired(bias[:, None], heads, merged_scale)[:, 0].to(dtype),
         )
-        self.head_weight = None
+        self.head_weight, self.head_eps = None, math.sqrt(head * block.attention_norm.eps)
         if attn.q_norm is not None and attn.k_norm is not None:
             assert attn.q_norm.weight is not None
             assert attn.k_norm.weight is not None
             order = torch.arange(head, device=attn.qkv.weight.device).view(2, -1).t().flatten()
             qk_weight = torch.stack((attn.q_norm.weight.float() * scale, attn.k_norm.weight.float()))
             self.head_weight = qk_weight[:, order].view(2, 1, 1, 1, head)
+        elif unit is not None:  # of length 1, as root mean squares of 1 / sqrt(head width)
+            unit = unit.detach().float() * scale
+            self.head_weight, self.head_eps = torch.stack((unit, torch.full_like(unit, scale))).view(2, 1, heads, 1, 1), attn.qk_norm_eps
+        self.head_floor = torch.tensor([self.head_eps], device=attn.qkv.weight.device)
         self.out = _Linear.of(attn.out, dtype)
         self.cross, self.cross_norm = block.cross, block.cross_norm
         self.cross_q = self.cross_out = None
@@ -106,6 +121,7 @@ class _Layer:
         self.up, self.down = _Linear.of(block.feed_forward.up, dtype), _Linear.of(block.feed_forward.down, dtype)
         self.nbytes = sum(each.weight.nbytes for each in (self.qkv, self.out, self.up, self.down))
         self.gated, self.width, self.hidden = block.feed_forward.gated, width, block.feed_forward.up.out_features
+        self.approximate = block.feed_forward.approximate
 
     def pack(self) -> None:
         """Copy weights into the order that is fastest for one or two rows, with the weight of the second norm merged."""
@@ -171,7 +187,6 @@ class FusedLayers:
         width = self.layers[0].width
         self._zero = torch.zeros(1, device=self.device)
         self._root = math.sqrt(width)
-        self._head_floor = torch.tensor([math.sqrt(width // heads * norm.eps)], device=self.device)
         self._workspace: _Workspace | None = None
         self._may_pack = self.plain and sum(layer.nbytes for layer in self.layers) <= PACKED_BYTES
         self._single_before = False
@@ -245,7 +260,7 @@ class FusedLayers:
         if space.rotated is not space.qkv:
             space.rotated.copy_(space.qkv)
         if layer.head_weight is not None:
-            length = torch.linalg.vector_norm(space.qk, dim=-1, keepdim=True).hypot_(self._head_floor)
+            length = torch.linalg.vector_norm(space.qk, dim=-1, keepdim=True).hypot_(layer.head_floor)
             space.qk.div_(length).mul_(layer.head_weight).mul_(math.sqrt(space.q.shape[-1]))
         if rotation is None:
             space.q.copy_(space.unrotated_q)
@@ -280,7 +295,7 @@ class FusedLayers:
         layer.up(h, space.up)
         if layer.gated:
             return F.silu(space.gate, inplace=True).mul_(space.value)
-        return F.gelu(space.up, approximate="tanh")
+        return F.gelu(space.up, approximate=layer.approximate)
 
     @staticmethod
     def _add(space: _Workspace, linear: _Linear | None, h: Tensor, gate: Tensor | None) -> None:

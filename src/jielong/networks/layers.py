@@ -27,8 +27,10 @@ from jielong.networks.norm import Norm, NormKind
 from jielong.networks.repeated import RepeatedBlock
 from jielong.networks.rope import Rotation
 
-Activation = Literal["swiglu", "gelu"]
+Activation = Literal["swiglu", "gelu", "gelu_erf"]
+QKNorm = bool | Literal["l2"]
 ConditionPath = Literal["prefix", "cross", "adaln", "pooled"]
+_MAX_LOG_SCALE = math.log(100.0)
 KeysValues = tuple[Tensor, Tensor]  # each (B, heads, length, head width)
 KeyValueStore = Callable[[Tensor, Tensor], KeysValues]
 """Stores the keys and values of this pass, and returns those that it attends to."""
@@ -42,15 +44,21 @@ class LayerConfig(Config):
         heads: Attention heads of a layer.
         hidden: Channels inside the feed-forward part; by default ``4 D``, and for SwiGLU ``8/3 D`` rounded up to a multiple of 64.
         norm: ``rms`` or ``layer``.
-        activation: ``swiglu`` or ``gelu``.
-        qk_norm: Normalise queries and keys, head by head, before rotation.
+        activation: ``swiglu``, ``gelu`` by the approximation with tanh (VAR, GPT-2), or ``gelu_erf``, the exact one (MAR, TiTok).
+        qk_norm: Normalise queries and keys, head by head, before rotation: root-mean-square norms (``true``), or to length 1 with one
+            learned scale a head in place of ``1 / sqrt(head width)``, ``exp(min(s, ln 100))`` with ``s`` from ``ln 4`` (``l2``, VAR).
+        qk_norm_eps: Least length that ``l2`` divides by.
         rotary: Whether coordinates rotate queries and keys; off in models that learn their positions alone (VAR, MAR).
         rope_base: Longest wavelength of rotary positions over ``2 pi``.
         condition: How a condition enters: its states before the tokens (``prefix``), by cross-attention (``cross``), its pooled vector in
             adaptive norms (``adaln``), or that vector alone where there is a place for it, without states (``pooled``): at the chain's
             start of the transformer (LlamaGen), in the buffer of ``mar`` (MAR); unused without one.
         dropout: Probability of dropping a channel of a residual branch.
+        adaln_hidden: Whether ``adaln`` reads the pooled vector through a linear map and SiLU, or SiLU alone, for a condition of the width
+            of the layers (VAR).
+        adaln_shared: Whether one map gives the modulation of all layers, each of which adds a vector of its own (VAR of 36 layers).
         bias: Whether linear maps have a bias.
+        key_bias: Whether keys of self-attention have one too; off in VAR.
         norm_eps: Added to the variance in norms.
     """
 
@@ -59,18 +67,32 @@ class LayerConfig(Config):
     hidden: int | None = Field(default=None, ge=1)
     norm: NormKind = "rms"
     activation: Activation = "swiglu"
-    qk_norm: bool = False
+    qk_norm: QKNorm = False
+    qk_norm_eps: float = Field(default=1e-12, gt=0)
     rotary: bool = True
     rope_base: float = Field(default=10_000.0, gt=1)
     condition: ConditionPath = "prefix"
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    adaln_hidden: bool = True
+    adaln_shared: bool = False
     bias: bool = False
+    key_bias: bool = True
     norm_eps: float = Field(default=1e-5, gt=0)
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}, so that each head has an even width")
+        return self
+
+    @model_validator(mode="after")
+    def _options_have_what_they_change(self) -> Self:
+        if (not self.adaln_hidden or self.adaln_shared) and self.condition != "adaln":
+            raise ValueError(f"adaln_hidden and adaln_shared are of condition: adaln, and condition is {self.condition}: leave them out")
+        if not self.key_bias and not self.bias:
+            raise ValueError("key_bias: false leaves out one of three biases, and there is none: set bias: true, or leave key_bias out")
+        if self.qk_norm == "l2" and self.condition == "cross":
+            raise ValueError("qk_norm: l2 is of self-attention alone: take qk_norm: true with condition: cross")
         return self
 
     @property
@@ -129,30 +151,60 @@ def add_linear(x: Tensor, linear: nn.Linear, h: Tensor) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one product for queries, keys and values; :attr:`out` is applied by the caller."""
 
-    def __init__(self, width: int, heads: int, *, qk_norm: bool, bias: bool, norm_eps: float) -> None:
+    def __init__(
+        self, width: int, heads: int, *, qk_norm: QKNorm, bias: bool, norm_eps: float, key_bias: bool = True, qk_norm_eps: float = 1e-12
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.heads, self.head_width, self.qk_norm_eps = heads, width // heads, qk_norm_eps
+        self.qkv = nn.Linear(width, 3 * width, bias=bias and key_bias)
+        self.qv_bias = None if key_bias else nn.Parameter(torch.zeros(2, width))
         self.out = nn.Linear(width, width, bias=bias)
-        self.q_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
-        self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm else None
+        self.q_norm = Norm(width // heads, "rms", norm_eps) if qk_norm is True else None
+        self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm is True else None
+        self.log_scale = nn.Parameter(torch.full((heads,), math.log(4.0))) if qk_norm == "l2" else None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Biases of queries, keys and values, ``(3 D,)``."""
+        if self.qv_bias is None:
+            return self.qkv.bias
+        q, v = self.qv_bias.unbind()
+        return torch.cat((q, torch.zeros_like(q), v))
+
+    @property
+    def scale(self) -> Tensor | None:
+        """What multiplies the cosines of queries and keys, ``(heads,)``, where they have length 1."""
+        return None if self.log_scale is None else self.log_scale.clamp_max(_MAX_LOG_SCALE).exp()
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """``(B n, D)`` to ``(B n, D)``."""
         rows, width = x.shape
-        qkv = self.qkv(x).view(context.batch, rows // context.batch, 3, self.heads, width // self.heads)
-        if context.rotation is not None and self.q_norm is None:
+        qkv = self.qkv(x)
+        if self.qv_bias is not None and (bias := self.bias) is not None:
+            qkv = qkv + bias.to(qkv.dtype)
+        qkv = qkv.view(context.batch, rows // context.batch, 3, self.heads, self.head_width)
+        if context.rotation is not None and self.q_norm is None and self.log_scale is None:
             q, k, v = context.rotation.of_projection(qkv)
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().unbind(0)  # (B, heads, n, head width) each
-            if self.q_norm is not None and self.k_norm is not None:
-                q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self._normed(q, k)
             if context.rotation is not None:
                 q, k = context.rotation(q), context.rotation(k)
         if context.store is not None:
             k, v = context.store(k, v)
         mixed = attention(q, k, v, context.mask, context.causal) if context.factor is None else context.factor(q, k, v)
         return mixed.transpose(1, 2).reshape(rows, width)
+
+    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys as they are compared, but for rotation and the factor ``1 / sqrt(head width)`` of attention."""
+        if self.q_norm is not None and self.k_norm is not None:
+            return self.q_norm(q), self.k_norm(k)
+        if (scale := self.scale) is None:
+            return q, k
+        scale = scale[:, None, None].float() * math.sqrt(self.head_width)
+        units = (F.normalize(each.float(), dim=-1, eps=self.qk_norm_eps) for each in (q, k))
+        q_unit, k_unit = units
+        return (q_unit * scale).to(q.dtype), k_unit.to(k.dtype)
 
 
 class CrossAttention(nn.Module):
@@ -205,11 +257,12 @@ class _GatedSiLU(Function):
 
 
 class FeedForward(nn.Module):
-    """``act(W1 x)``, or SwiGLU ``silu(Wg x) * Wu x`` (arXiv 2002.05202) in one product; :attr:`down` is applied by the caller."""
+    """``gelu(W1 x)``, or SwiGLU ``silu(Wg x) * Wu x`` (arXiv 2002.05202) in one product; :attr:`down` is applied by the caller."""
 
     def __init__(self, width: int, hidden: int, activation: Activation, bias: bool) -> None:
         super().__init__()
-        self.gated = activation == "swiglu"
+        self.gated: bool = activation == "swiglu"
+        self.approximate = "none" if activation == "gelu_erf" else "tanh"
         self.up = nn.Linear(width, hidden * (2 if self.gated else 1), bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
 
@@ -222,7 +275,19 @@ class FeedForward(nn.Module):
         if self.gated:
             gated: Tensor = _GatedSiLU.apply(h)
             return gated
-        return F.gelu(h, approximate="tanh")
+        return F.gelu(h, approximate=self.approximate)
+
+
+class AddedModulation(nn.Module):
+    """A layer's own share of a modulation that all layers have: ``shared + vector``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(width))
+
+    def forward(self, shared: Tensor) -> Tensor:
+        """``(B, 1, 6 D)`` to the same."""
+        return shared + self.vector
 
 
 class Block(RepeatedBlock, DropoutSite):
@@ -231,16 +296,27 @@ class Block(RepeatedBlock, DropoutSite):
     def __init__(self, config: LayerConfig, condition_width: int | None = None) -> None:
         super().__init__()
         width, condition = config.width, None if condition_width is None else config.condition
-        adaptive, attention = condition == "adaln", {"qk_norm": config.qk_norm, "bias": config.bias}
+        adaptive = condition == "adaln"
         self.attention_norm = Norm(width, config.norm, config.norm_eps, affine=not adaptive)
-        self.attention = SelfAttention(width, config.heads, **attention, norm_eps=config.norm_eps)
+        self.attention = SelfAttention(
+            width,
+            config.heads,
+            qk_norm=config.qk_norm,
+            bias=config.bias,
+            norm_eps=config.norm_eps,
+            key_bias=config.key_bias,
+            qk_norm_eps=config.qk_norm_eps,
+        )
         self.cross_norm = self.cross = None
         if condition == "cross" and condition_width is not None:
             self.cross_norm = Norm(width, config.norm, config.norm_eps)
-            self.cross = CrossAttention(width, config.heads, condition_width, **attention, norm_eps=config.norm_eps)
+            qk_norm = config.qk_norm is True
+            self.cross = CrossAttention(width, config.heads, condition_width, qk_norm=qk_norm, bias=config.bias, norm_eps=config.norm_eps)
         self.forward_norm = Norm(width, config.norm, config.norm_eps, affine=not adaptive)
         self.feed_forward = FeedForward(width, config.feed_forward_width, config.activation, config.bias)
-        self.modulation = nn.Linear(width, 6 * width) if adaptive else None
+        self.modulation: nn.Linear | AddedModulation | None = None
+        if adaptive:
+            self.modulation = AddedModulation(6 * width) if config.adaln_shared else nn.Linear(width, 6 * width)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, context: AttentionContext, layer: int) -> Tensor:

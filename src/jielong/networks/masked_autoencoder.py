@@ -27,7 +27,7 @@ from jielong.networks.attention import additive, compute_dtype
 from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.chain_start import ConditionPrefix
 from jielong.networks.conditioning import Conditioning
-from jielong.networks.embedding import PositionEmbedding
+from jielong.networks.embedding import PositionEmbedding, Positions, SlotEmbedding
 from jielong.networks.layers import Activation, AttentionContext, LayerConfig
 from jielong.networks.lazy import LazyStack, take_rows
 from jielong.networks.masked_cache import LazyMaskedCache, MaskedCache, MaskedCondition
@@ -44,12 +44,15 @@ class MaskedAutoencoderConfig(LayerConfig):
         decoder_layers: Layers of the decoder, which reads all positions.
         buffer: Learned positions before the tokens; MAR has 64 before 256 tokens.
         mask_positions: Whether the vector at unknown positions has the inputs' position embedding, beside the decoder's; MAR's has not.
+        positions: What is added to the inputs of a position, in encoder, decoder and before the head: a sum of tables, one an axis
+            (``axes``), or a free vector (``slots``, MAR).
     """
 
     encoder_layers: int = Field(default=4, ge=1)
     decoder_layers: int = Field(default=4, ge=1)
     buffer: int = Field(default=16, ge=0)
     mask_positions: bool = True
+    positions: Positions = "axes"
     norm: NormKind = "layer"
     activation: Activation = "gelu"
     bias: bool = True
@@ -85,7 +88,9 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         nn.init.zeros_(self.between.bias)
         self.buffer_places = nn.Parameter(torch.randn(config.buffer, width) * 0.02)
         self.decoder_buffer_places = nn.Parameter(torch.randn(config.buffer, width) * 0.02)
-        self.decoder_places, self.head_places = PositionEmbedding(extents, width), PositionEmbedding(extents, width)
+        self.positions = config.positions
+        places = PositionEmbedding if config.positions == "axes" else SlotEmbedding
+        self.decoder_places, self.head_places = places(extents, width), places(extents, width)
         self.prefix = self.pooled = None
         if self.condition == "prefix" and condition_width is not None:
             self.prefix = ConditionPrefix(condition_width, width)

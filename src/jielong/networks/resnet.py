@@ -48,6 +48,27 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
+class PaddedConv(nn.Conv2d):
+    """A 3x3 convolution whose input goes on outside with one value: -1 is black, 0 for a network that reads pictures in [0, 1]."""
+
+    def __init__(self, inputs: int, outputs: int, value: float) -> None:
+        super().__init__(inputs, outputs, 3)
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, inputs, H, W)`` to ``(B, outputs, H, W)``."""
+        return super().forward(F.pad(x, (1, 1, 1, 1), value=self.value))
+
+
+def _first(inputs: int, outputs: int, padding: float) -> nn.Conv2d:
+    return PaddedConv(inputs, outputs, padding) if padding else nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _projection(inputs: int, outputs: int, kernel: int) -> nn.Module:
+    """A convolution on one side of the bottleneck; none for the kernel 0."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2) if kernel else nn.Identity()
+
+
 def _stage(inputs: int, outputs: int, blocks: int, attention: bool, norm: NormOf) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for block in range(blocks):
@@ -68,9 +89,10 @@ class ResnetEncoder(nn.Module):
     Args:
         channels: Width of each stage, finest first; every stage after the first has half the rows and columns.
         attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
-        projection: A 1x1 convolution at the end, LDM's "quant conv".
+        projection: Kernel of a convolution at the end, LDM's "quant conv"; 0 for none.
         inner: Channels before that convolution; ``outputs`` if not given.
         middle_attention: Attention between the two residual blocks of the middle.
+        padding: What pictures go on with outside.
     """
 
     def __init__(
@@ -81,14 +103,15 @@ class ResnetEncoder(nn.Module):
         outputs: int,
         groups: int,
         attention: bool,
-        projection: bool,
+        projection: int,
         inner: int | None = None,
         middle_attention: bool = True,
+        padding: float = 0.0,
     ) -> None:
         super().__init__()
         inner = outputs if inner is None else inner
         norm, last = norms(groups), len(channels) - 1
-        layers: list[nn.Module] = [nn.Conv2d(inputs, channels[0], 3, padding=1)]
+        layers: list[nn.Module] = [_first(inputs, channels[0], padding)]
         for stage, width in enumerate(channels):
             layers += _stage(channels[max(stage - 1, 0)], width, blocks, attention and stage == last, norm)
             if stage < last:
@@ -96,7 +119,7 @@ class ResnetEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, *_middle(channels[-1], norm, middle_attention))
         self.norm = norm(channels[-1])
         self.out = nn.Conv2d(channels[-1], inner, 3, padding=1)
-        self.projection: nn.Module = nn.Conv2d(inner, outputs, 1) if projection else nn.Identity()
+        self.projection = _projection(inner, outputs, projection)
 
     def forward(self, picture: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, outputs, H / f, W / f)`` with ``f = 2^(stages - 1)``."""
@@ -114,14 +137,14 @@ class ResnetDecoder(Decoder):
         outputs: int,
         groups: int,
         attention: bool,
-        projection: bool,
+        projection: int,
         inner: int | None = None,
         middle_attention: bool = True,
     ) -> None:
         super().__init__()
         norm, last = norms(groups), len(channels) - 1
         inner = inputs if inner is None else inner
-        self.projection: nn.Module = nn.Conv2d(inputs, inner, 1) if projection else nn.Identity()
+        self.projection = _projection(inputs, inner, projection)
         layers: list[nn.Module] = [nn.Conv2d(inner, channels[-1], 3, padding=1), *_middle(channels[-1], norm, middle_attention)]
         for stage in reversed(range(len(channels))):
             layers += _stage(channels[min(stage + 1, last)], channels[stage], blocks, attention and stage == last, norm)

@@ -42,6 +42,15 @@ def _both(mask: Tensor | None, other: Tensor) -> Tensor:
     return other if mask is None else mask + other
 
 
+def _pooled_map(condition_width: int, width: int, hidden: bool) -> nn.Sequential:
+    """The pooled vector to what modulations read. Raises ``ValueError`` if it is to be read as it is and has other channels."""
+    if hidden:
+        return nn.Sequential(nn.Linear(condition_width, width), nn.SiLU())
+    if condition_width != width:
+        raise ValueError(f"adaln_hidden: false reads a condition of {width} channels, and this one has {condition_width}: set its width")
+    return nn.Sequential(nn.SiLU())
+
+
 class TransformerConfig(LayerConfig):
     """Sizes of a transformer.
 
@@ -96,13 +105,14 @@ class Transformer(Backbone["Cache | LazyCache"]):
                 "backbone.transformer.condition: pooled enters at the chain's start alone: set start: condition, or sum to add it to the "
                 "placeholder"
             )
-        self.prefix = self.pooled = self.last_modulation = self.start_map = None
+        self.prefix = self.pooled = self.last_modulation = self.shared_modulation = self.start_map = None
         if condition_width is not None and self.start != "placeholder" and config.condition != "prefix":
             self.start_map = start_map(condition_width, width)
         if condition_width is not None and config.condition == "prefix":
             self.prefix = ConditionPrefix(condition_width, width)
         if condition_width is not None and config.condition == "adaln":
-            self.pooled = nn.Sequential(nn.Linear(condition_width, width), nn.SiLU())
+            self.pooled = _pooled_map(condition_width, width, config.adaln_hidden)
+            self.shared_modulation = nn.Linear(width, 6 * width) if config.adaln_shared else None
             self.last_modulation = nn.Linear(width, 2 * width)
         self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config, condition_width) for _ in range(config.layers)))
         self.norm = Norm(width, config.norm, config.norm_eps, affine=self.condition != "adaln")
@@ -349,7 +359,8 @@ class Transformer(Backbone["Cache | LazyCache"]):
             return LayerCondition()
         if self.pooled is not None and self.last_modulation is not None:
             pooled = self.pooled(conditioning.pooled)[:, None]  # (B, 1, D)
-            layers = [block.modulation(pooled).chunk(6, dim=-1) for block in self.blocks if block.modulation is not None]
+            read = pooled if self.shared_modulation is None else self.shared_modulation(pooled)
+            layers = [block.modulation(read).chunk(6, dim=-1) for block in self.blocks if block.modulation is not None]
             return LayerCondition(modulation=[*layers, self.last_modulation(pooled).chunk(2, dim=-1)])
         states = real_states(conditioning)
         # A condition that is all padding is attended to as zeros, so that its softmax is defined.

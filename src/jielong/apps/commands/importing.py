@@ -11,8 +11,8 @@ from jielong.apps.commands.screen import columns, results, say, show_lines, tabl
 
 
 def import_system(
-    system: Annotated[str | None, typer.Argument(metavar="[SYSTEM]", help="Which system; without, all are listed.")] = None,
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Its released files or folders.")] = None,
+    system: Annotated[str | None, typer.Argument(metavar="SYSTEM", help="Which system; without, all are listed.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Its released files or folders.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the checkpoint.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Print shapes and what was changed, load the checkpoint, and hash an output for a fixed input.")
