@@ -42,9 +42,20 @@ class Release:
 
 
 FOLDER = "a folder of transformers"
+_LLAMAGEN = "https://github.com/FoundationVision/LlamaGen"
 RELEASES = {
     "encodec": Release("EnCodec, a codec of sound", FOLDER, "MIT", "https://huggingface.co/facebook/encodec_24khz", "codecs.read"),
     "mimi": Release("Mimi, the codec of Moshi", FOLDER, "CC BY 4.0", "https://huggingface.co/kyutai/mimi", "codecs.read"),
     "dac": Release("Descript Audio Codec", FOLDER, "MIT", "https://huggingface.co/descript/dac_44khz", "codecs.read"),
+    "llamagen-tokenizer": Release(
+        "LlamaGen's tokenizers VQ-16 and VQ-8", "a file, such as vq_ds16_c2i.pt", "MIT", _LLAMAGEN, "llamagen.read_tokenizer"
+    ),
+    "llamagen": Release(
+        "LlamaGen's transformers and their tokenizer",
+        "two files, such as c2i_B_256.pt and vq_ds16_c2i.pt",
+        "MIT",
+        _LLAMAGEN,
+        "llamagen.read_generator",
+    ),
 }
 """By the name that the command takes."""

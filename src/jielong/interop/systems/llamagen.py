@@ -1,0 +1,210 @@
+"""LlamaGen (arXiv 2406.06525): its tokenizers VQ-16 and VQ-8, and its transformers over their codes, given a class or a text.
+
+Sizes are read from the shapes of weights. Two things that no shape tells are the width of a head (64 but for the widest models) and the
+size of pictures, which released files have in their names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jielong.autoencoders.resnet import Resnet
+from jielong.core.json import JSON
+from jielong.interop.files import Source, parts, read
+from jielong.interop.key_map import Dropped, KeyMap, Row, Transform, given, joined, numbers
+from jielong.interop.released import Imported
+from jielong.media.kinds.image import image_medium
+from jielong.quantizers.vector import Vector
+from jielong.tokenizers.vq import VQ
+from jielong.training.checkpoint import CheckpointError
+
+CODEBOOK, TOKENS = "quantize.embedding.weight", "tok_embeddings.weight"
+SIDE = 256
+"""Pixels of a side that a tokenizer alone is imported for; its networks take any number."""
+HEADS = {3200: 32, 4096: 32}
+"""Heads of the models whose heads are not of 64 channels, by width."""
+SCALES = {768: 2.0, 1024: 2.0, 1280: 1.75, 1536: 1.75, 3200: 1.65}
+"""Scales of guidance of the paper's figures, by width."""
+KIND = "{kind:weight|bias}"
+
+
+def read_tokenizer(paths: Sequence[Path]) -> Imported:
+    """A tokenizer from its file.
+
+    Raises:
+        CheckpointError: if it is another file.
+    """
+    return _tokenizer(parts([read(path) for path in paths], tokenizer=CODEBOOK)["tokenizer"])
+
+
+def read_generator(paths: Sequence[Path]) -> Imported:
+    """A transformer of classes with its tokenizer, from a file each.
+
+    Raises:
+        CheckpointError: if one is missing or another file.
+    """
+    found = parts([read(path) for path in paths], tokenizer=CODEBOOK, transformer=TOKENS)
+    if missing := {"tokenizer", "transformer"} - found.keys():
+        raise CheckpointError(f"LlamaGen is a transformer and a tokenizer, and the file of the {missing.pop()} is missing: give both")
+    return _generator(found["transformer"], found["tokenizer"])
+
+
+def _tokenizer(source: Source, side: int = SIDE) -> Imported:
+    weights = source.weights
+    if "encoder.conv_blocks.0.res.0.conv1.weight" not in weights or "quant_conv.weight" not in weights:
+        raise CheckpointError(f"{source.path} has codes but not the encoder of LlamaGen's tokenizer")
+    stages, blocks = (
+        numbers(weights, "encoder.conv_blocks.{i}.res.0.norm1.weight"),
+        numbers(weights, "encoder.conv_blocks.0.res.{i}.norm1.weight"),
+    )
+    channels = [weights[f"encoder.conv_blocks.{stage}.res.0.conv1.weight"].shape[0] for stage in range(stages)]
+    size, dim = weights[CODEBOOK].shape
+    attention = f"encoder.conv_blocks.{stages - 1}.attn.0.norm.weight" in weights
+    z_channels = weights["post_quant_conv.weight"].shape[0]
+    network = Resnet(channels=tuple(channels), blocks=blocks, attention=attention, z_channels=z_channels)
+    codes = Vector(codebook_size=size, codebook="gradient", normalize=True, kmeans_iterations=0, restart_below=0)
+    counted = {name: tensor for name, tensor in codes.build(dim).state_dict().items() if name != "codebook"}
+    rows = [
+        *_rows_of("encoder", stages, blocks, attention),
+        *_rows_of("decoder", stages, blocks + 1, attention),
+        Row(CODEBOOK, "quantizer.codebook"),
+        *(Row((), f"quantizer.{name}", given(tensor)) for name, tensor in counted.items()),
+    ]
+    recipe: JSON = {
+        "data": {"set": "imagenet"},
+        "tokenizer": VQ(autoencoder=network, dim=dim, quantizer=codes),
+        "losses": {"regression": {"kind": "l2"}},
+    }
+    dropped = (Dropped("quantize.codebook_used", "codes of the last training steps, which its usage was counted from"),)
+    return Imported(recipe, image_medium(3, (side, side)), weights, KeyMap(rows, dropped), notes=source.notes)
+
+
+def _rows_of(half: str, stages: int, blocks: int, attention: bool) -> list[Row]:
+    """Rows of the encoder or the decoder, whose layers are one list of ours; the first stage of a decoder is the coarsest."""
+    encoder = half == "encoder"
+    middle, layers = ["mid.0", "mid.1", "mid.2"], ["conv_in"]
+    layers += [] if encoder else middle
+    for stage in range(stages):
+        attends = attention and stage == (stages - 1 if encoder else 0)
+        layers += [f"conv_blocks.{stage}.{kind}.{block}" for block in range(blocks) for kind in (("res", "attn") if attends else ("res",))]
+        layers += [f"conv_blocks.{stage}.{'downsample' if encoder else 'upsample'}"] * (stage < stages - 1)
+    layers += middle if encoder else []
+    rows = [row for index, layer in enumerate(layers) for row in _layer(f"{half}.{layer}", f"{half}.layers.{index}")]
+    projection = "quant_conv" if encoder else "post_quant_conv"
+    ends = (f"{half}.norm_out", f"{half}.norm"), (f"{half}.conv_out", f"{half}.out"), (projection, f"{half}.projection")
+    return rows + [Row(f"{theirs}.{KIND}", f"{ours}.{KIND}") for theirs, ours in ends]
+
+
+def _layer(theirs: str, ours: str) -> list[Row]:
+    if ".attn." in theirs or theirs.endswith("mid.1"):
+        maps = tuple(f"{theirs}.{part}.{KIND}" for part in "qkv")
+        out = Row(f"{theirs}.proj_out.{KIND}", f"{ours}.out.{KIND}")
+        return [Row(f"{theirs}.norm.{KIND}", f"{ours}.norm.{KIND}"), Row(maps, f"{ours}.qkv.{KIND}", joined(3)), out]
+    if ".res." in theirs or ".mid." in theirs:
+        inside = "{part:norm1|conv1|norm2|conv2}"
+        return [Row(f"{theirs}.{inside}.{KIND}", f"{ours}.{inside}.{KIND}"), Row(f"{theirs}.nin_shortcut.{KIND}", f"{ours}.skip.{KIND}")]
+    conv = f"conv.{KIND}" if theirs.endswith("sample") else KIND
+    return [Row(f"{theirs}.{conv}", f"{ours}.{conv}")]
+
+
+def _generator(source: Source, tokenizer: Source) -> Imported:
+    weights = source.weights
+    if "cls_embedding.embedding_table.weight" not in weights:
+        raise CheckpointError(f"{source.path} has codes but neither classes nor texts of LlamaGen's transformers")
+    side = _side(source.path)
+    units = _tokenizer(tokenizer, side)
+    reduction = 2 ** (numbers(tokenizer.weights, "encoder.conv_blocks.{i}.res.0.norm1.weight") - 1)
+    width, (classes, _) = weights[TOKENS].shape[1], weights["cls_embedding.embedding_table.weight"].shape
+    heads = HEADS.get(width, width // 64)
+    if not heads or width % heads:
+        raise CheckpointError(f"{source.path}: LlamaGen has no model {width} wide whose number of heads is known")
+    if weights[TOKENS].shape[0] != tokenizer.weights[CODEBOOK].shape[0]:
+        raise CheckpointError(
+            f"{source.path} predicts {weights[TOKENS].shape[0]} codes, and {tokenizer.path} has {tokenizer.weights[CODEBOOK].shape[0]}: "
+            "give the tokenizer that it was trained with"
+        )
+    transformer = {
+        "layers": numbers(weights, "layers.{i}.attention_norm.weight"),
+        "width": width,
+        "heads": heads,
+        "hidden": weights["layers.0.feed_forward.w1.weight"].shape[0],
+        "dropout": 0.1,
+        "condition": "pooled",
+        "start": "condition",
+        "rotary_at": "token",
+    }
+    scale = SCALES.get(width)
+    recipe: JSON = {
+        "data": {"set": "imagenet"},
+        "condition": {"class": {"width": width, "cfg_dropout": 0.1}},
+        "order": "raster",
+        "backbone": {"transformer": transformer},
+        "head": "softmax",
+        "sampling": {"guidance": 1.0 if scale is None else scale},
+    }
+    notes = [f"{source.path.name}: pictures of {side} x {side} pixels, by its name", *source.notes]
+    notes += [] if scale else [f"the paper states no scale of guidance for a model {width} wide: set sampling.guidance"]
+    keys = KeyMap([*_rows_of_transformer(heads), *_no_positions(side // reduction, width), _classes()])
+    names = tuple(map(str, range(classes - 1)))
+    return Imported(recipe, units.media, weights, keys, names, {"tokenizer": units}, tuple(notes))
+
+
+def _side(path: Path) -> int:
+    """Pixels of a side, which released files have at the end of their names."""
+    match = re.search(r"_(\d+)$", path.stem)
+    if match is None:
+        raise CheckpointError(
+            f"weights do not tell the size of pictures, and the name {path.name!r} does not end in it, as c2i_B_256.pt does: name the "
+            "file so"
+        )
+    return int(match[1])
+
+
+def _rows_of_transformer(heads: int) -> list[Row]:
+    layer = "backbone.blocks.{i}"
+    return [
+        Row("tok_embeddings.weight", "embedding.weight"),
+        Row("layers.{i}.attention.wqkv.weight", f"{layer}.attention.qkv.weight", _halves(heads)),
+        Row("layers.{i}.attention.wo.weight", f"{layer}.attention.out.weight"),
+        Row("layers.{i}.attention_norm.weight", f"{layer}.attention_norm.weight"),
+        Row("layers.{i}.ffn_norm.weight", f"{layer}.forward_norm.weight"),
+        Row(("layers.{i}.feed_forward.w1.weight", "layers.{i}.feed_forward.w3.weight"), f"{layer}.feed_forward.up.weight", joined(2)),
+        Row("layers.{i}.feed_forward.w2.weight", f"{layer}.feed_forward.down.weight"),
+        Row("norm.weight", "backbone.norm.weight"),
+        Row("output.weight", "head.logits.weight"),
+    ]
+
+
+def _halves(heads: int) -> Transform:
+    """Queries and keys whose neighbouring channels are rotated together, as ours with channels ``i`` and ``i + half``."""
+
+    def moved(weight: Tensor, sizes: tuple[int, int]) -> Tensor:
+        q_and_k, values = weight.split([2 * len(weight) // 3, len(weight) // 3])
+        pairs = q_and_k.unflatten(0, (2 * heads, *sizes)).transpose(1, 2)
+        return torch.cat([pairs.flatten(0, 2), values])
+
+    return Transform(
+        "with the channels of rotated pairs half a head apart",
+        lambda tensors: [moved(tensors[0], (-1, 2))],
+        lambda tensors: [moved(tensors[0], (2, -1))],
+    )
+
+
+def _no_positions(grid: int, width: int) -> list[Row]:
+    """Learned position embeddings of rows and columns, which it has not: zeros."""
+    return [Row((), f"position_embeddings.{axis}.weight", given(torch.zeros(grid, width))) for axis in range(2)]
+
+
+def _classes() -> Row:
+    """A table whose last row is the null class."""
+    split = Transform(
+        "split into classes and the null",
+        lambda tensors: [tensors[0][:-1], tensors[0][-1]],
+        lambda tensors: [torch.cat([tensors[0], tensors[1][None]])],
+    )
+    return Row("cls_embedding.embedding_table.weight", ("condition.table.weight", "condition.null"), split)
