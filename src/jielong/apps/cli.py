@@ -15,6 +15,7 @@ from jielong.apps.commands import (
     dubbing,
     editing,
     evaluating,
+    exporting,
     generating,
     importing,
     lab,
@@ -74,6 +75,7 @@ app.add_typer(lab.app, name="lab")
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_system)
 app.command("weights")(weights.weights)
+app.command("export")(exporting.export)
 app.command("verify")(verifying.verify)
 app.command("doctor")(doctor.doctor)
 

@@ -77,7 +77,7 @@ class LatentTransformer(nn.Module):
         either = latents if latents is not None else patches
         if either is None:
             raise ValueError("pass latents, patches or both")
-        learned = self.places.expand(len(either), -1, -1)
+        learned = self.places.expand(either.shape[0], -1, -1)
         first, second, last = learned.split([self.count, self.patches, len(self.coords) - self.count - self.patches], dim=1)
         first = first if latents is None else first + latents
         second = second if patches is None else second + patches

@@ -153,18 +153,16 @@ class Rotary(nn.Module):
 
         ``zeros``: whether queries and keys of that prefix become zeros (LlamaGen's released weights) and are not left as they are.
         """
+        if torch.compiler.is_exporting():  # Python cannot read what is traced
+            return self._rotation(coordinates, device, dtype, prefix, zeros)
         key = (tuple(coordinates.flatten().tolist()), device, dtype, prefix, zeros)
         with _LOCK:
             rotation = self._tables.get(key)
             if rotation is not None:
                 self._tables.move_to_end(key)
                 return rotation
-        # Tables outlive this call: created outside inference mode, they can be used in training later.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            angle = coordinates.to(device, torch.float32)[:, self.axis] * self.frequency  # (n, D/2)
-            cosine, sine = angle.cos(), angle.sin()
-            tables = torch.cat((cosine, cosine), -1).to(dtype), torch.cat((-sine, sine), -1).to(dtype)
-            rotation = Rotation(*tables).behind(prefix, zeros)
+        with torch.inference_mode(False):  # tables outlive this call: created outside inference mode, they can be used in training later
+            rotation = self._rotation(coordinates, device, dtype, prefix, zeros)
         with _LOCK:
             if key not in self._tables:
                 self._tables[key] = rotation
@@ -173,3 +171,11 @@ class Rotary(nn.Module):
                 _, oldest = self._tables.popitem(last=False)
                 self._rows -= len(oldest.cosine)
         return rotation
+
+    @torch.no_grad()
+    def _rotation(self, coordinates: Tensor, device: torch.device, dtype: torch.dtype, prefix: int, zeros: bool) -> Rotation:
+        with torch.autocast(device.type, enabled=False):
+            angle = coordinates.to(device, torch.float32)[:, self.axis] * self.frequency  # (n, D/2)
+            cosine, sine = angle.cos(), angle.sin()
+            tables = torch.cat((cosine, cosine), -1).to(dtype), torch.cat((-sine, sine), -1).to(dtype)
+            return Rotation(*tables).behind(prefix, zeros)

@@ -54,8 +54,11 @@ class TimeLayer(StreamingModule):
 
     @property
     def folded(self) -> Kernel | None:
-        """The prepared kernel of this layer or of the active stream, for inference on the CPU; ``None`` where none is valid."""
-        if self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        """The prepared kernel of this layer or of the active stream, for inference on the CPU; ``None`` where none is valid.
+
+        An exported graph has the plain layer, as kernels go through the items of a batch one by one.
+        """
+        if self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting():
             return None
         stream = self.stream
         for folded in (self._folded, None if stream is None else stream.folded.get(self)):

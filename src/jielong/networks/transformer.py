@@ -238,7 +238,7 @@ class Transformer(Backbone["Cache | LazyCache"]):
             mask = additive(behind_prefix(allowed, real, beginning.causal), dtype)
         rotation = self.rotation(inputs, device, dtype, prefix)
         causal = kind == "causal" and mask is None
-        context = AttentionContext(len(x), rotation, mask, causal, condition=self.layer_condition(conditioning, dtype), prefix=prefix)
+        context = AttentionContext(x.shape[0], rotation, mask, causal, condition=self.layer_condition(conditioning, dtype), prefix=prefix)
         if self.factorized:
             return self.through(x, *self._factorized(inputs, allowed, context))
         return self.through(x, context)[:, 0 if inputs.keep_prefix else prefix :]

@@ -127,7 +127,7 @@ class WindowedTransformer(StreamingModule):
         h = x.mT.flatten(0, 1)
         for layer in self.layers:
             h = layer(h, context)
-        return h.view(len(x), x.shape[-1], -1).mT
+        return h.view(x.shape[0], x.shape[-1], -1).mT
 
     def _chunk(self, x: Tensor, memory: _Memory) -> Tensor:
         """At most a window of positions that follow those in memory."""
@@ -142,14 +142,14 @@ class WindowedTransformer(StreamingModule):
         for number, layer in enumerate(self.layers):
             h = layer(h, replace(context, store=partial(memory.store, number, slots)))
         memory.advance(count)
-        return h.view(len(x), count, -1).mT
+        return h.view(x.shape[0], count, -1).mT
 
     def _memory(self, x: Tensor) -> _Memory:
         return _Memory(len(self.layers), len(x), self.heads, self.window, self.head_width, x.new_zeros(0, dtype=compute_dtype(x)))
 
     def _context(self, x: Tensor, first: int, allowed: Tensor) -> AttentionContext:
         dtype = compute_dtype(x)
-        return AttentionContext(len(x), self._rotation(first, x.shape[-1], x.device, dtype), additive(allowed, dtype))
+        return AttentionContext(x.shape[0], self._rotation(first, x.shape[-1], x.device, dtype), additive(allowed, dtype))
 
     def _rotation(self, first: int, count: int, device: torch.device, dtype: torch.dtype) -> Rotation:
         """Computed in double precision, for streams of many hours."""

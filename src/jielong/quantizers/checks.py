@@ -1,4 +1,7 @@
-"""Checks of a quantizer's inputs, and the generators of its draws."""
+"""Checks of a quantizer's inputs, and the generators of its draws.
+
+Checks of values are left out of an exported graph, which has no exceptions.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ def flattened(vectors: Tensor, dim: int) -> Tensor:
 
 def check_finite(numbers: Tensor, together: bool = False) -> None:
     """Raise :class:`NonFiniteVectors` if a number is NaN or infinite; on all processes if ``together`` and one of them has any."""
+    if torch.compiler.is_exporting():
+        return
     bad = (~torch.isfinite(numbers)).sum()
     if int(sum_over_processes(bad) if together else bad):
         count = f"{int(bad)} " if numbers.ndim else ""
@@ -39,7 +44,7 @@ def check_indices(indices: Tensor, codebook_size: int, num_codebooks: int) -> No
     """Raise ``ValueError`` unless ``indices`` are ``(..., K)`` whole numbers in ``[0, V)``."""
     if indices.ndim == 0 or indices.shape[-1] != num_codebooks:
         raise ValueError(f"code indices must be (..., {num_codebooks}), one per codebook on the last axis, not {tuple(indices.shape)}")
-    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < codebook_size:
+    if not torch.compiler.is_exporting() and indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < codebook_size:
         raise ValueError(f"code indices must lie in [0, {codebook_size:,}), but these span {int(indices.min())} to {int(indices.max())}")
 
 

@@ -79,7 +79,7 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
         return f"levels={self.sizes.tolist()}, codebook_size={self.codebook_size}, dim={self.dim}"
 
     def _bound_and_round(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        tile = math.gcd(points.shape[0], _TILE)
+        tile = 1 if torch.compiler.is_exporting() else math.gcd(points.shape[0], _TILE)  # which would fix the number of items
         constants = [each[: tile * self.width] for each in (self.twice_shift, self.twice_reach, self.low, self.unit)]
         values, digits = _RoundBounded.apply(points.reshape(-1, tile * self.width), *constants)
         return values.view(points.shape), digits.view(points.shape)

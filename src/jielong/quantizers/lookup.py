@@ -21,6 +21,9 @@ def nearest(vectors: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     Returns the indices ``(M,)``, the lowest of equally near codes, and their scores ``z . e - |e|^2 / 2``, ``(M,)``, which are not finite
     where a vector is not.
     """
+    if torch.compiler.is_exporting():  # the table at once: tiles would be divided by the batch of the example
+        scores, indices = (vectors @ codes.t() - 0.5 * codes.square().sum(dim=1)).max(dim=1)
+        return indices, scores
     device = vectors.device.type
     width = min(codes.shape[0], _TILE_CODES.get(device, _LARGE_CODES))
     rows = max(1, min(vectors.shape[0], _TILE_SCORES.get(device, _LARGE_SCORES) // width))

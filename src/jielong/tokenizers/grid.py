@@ -135,7 +135,7 @@ class GridTokenizer(LearnedTokenizer):
                 f"this tokenizer reads sound of any length as (batch, channels, samples) with {channels} channel{'s' * (channels > 1)} "
                 f"and a sample or more, not {shape}; jielong.media.audio.to_channels makes mono of stereo"
             )
-        if self.training or not media.numel():
+        if self.training or torch.compiler.is_exporting() or not media.numel():
             return
         peak = max(abs(float(end)) for end in torch.stack(media.detach().aminmax()))
         if not math.isfinite(peak):
@@ -180,7 +180,7 @@ class GridTokenizer(LearnedTokenizer):
 
     def maps(self, vectors: Tensor) -> Tensor:
         """The decoder's maps of the vectors of all positions, ``(B, N, D)`` or ``(B, *grid, D)``."""
-        features = vectors.reshape(len(vectors), *self._grid(math.prod(vectors.shape[1:-1])), vectors.shape[-1]).movedim(-1, 1)
+        features = vectors.reshape(vectors.shape[0], *self._grid(math.prod(vectors.shape[1:-1])), vectors.shape[-1]).movedim(-1, 1)
         return self._in_tiles(self.decoder, features, self._piece, encodes=False)
 
     def spread(self, covered: Tensor, size: Sequence[int]) -> Tensor:
@@ -215,6 +215,6 @@ class GridTokenizer(LearnedTokenizer):
         x = contiguous(x) if x.ndim > 3 or not isinstance(half, StreamingModule) else x
         if not isinstance(half, StreamingModule):
             return half(x)
-        if x.shape[2] <= size or torch.is_grad_enabled():
+        if x.shape[2] <= size or torch.is_grad_enabled() or torch.compiler.is_exporting():
             return half(x)
         return in_chunks(half, x, size) if half.stream is None and streamable(half) else half(x)

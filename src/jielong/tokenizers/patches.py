@@ -90,8 +90,8 @@ class PatchTokenizer(Tokenizer):
     def _patches(self, maps: Tensor) -> Tensor:
         """``(B, C, *size)`` to ``(B, N, p p C)``."""
         p, (rows, columns) = self.patch, self.layout.grid[-2:]
-        split = maps.reshape(len(maps), self.media.channels, -1, rows, p, columns, p)
-        return split.permute(0, 2, 3, 5, 4, 6, 1).reshape(len(maps), self.layout.positions, self.layout.channels)
+        split = maps.reshape(maps.shape[0], self.media.channels, -1, rows, p, columns, p)
+        return split.permute(0, 2, 3, 5, 4, 6, 1).reshape(maps.shape[0], self.layout.positions, self.layout.channels)
 
     def _maps(self, patches: Tensor) -> Tensor:
         """The inverse of :meth:`_patches`."""

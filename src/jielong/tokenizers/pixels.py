@@ -35,12 +35,12 @@ class PixelTokenizer(Tokenizer):
         self.check(media)
         levels = ((media.float().clamp(-1, 1) + 1) * (0.5 * (self.levels - 1))).round().long()
         pixels = levels.flatten(2).transpose(1, 2)
-        return Tokens(pixels.reshape(len(pixels), -1, self.layout.channels), self.layout)
+        return Tokens(pixels.reshape(pixels.shape[0], -1, self.layout.channels), self.layout)
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Levels to ``(B, C, *size)`` in [-1, 1]."""
         self.check_tokens(tokens)
-        pixels = tokens.values.reshape(len(tokens), -1, self.media.channels)
+        pixels = tokens.values.reshape(tokens.values.shape[0], -1, self.media.channels)
         pictures = pixels.transpose(1, 2).unflatten(2, self.media.size)
         return pictures.float() * (2.0 / (self.levels - 1)) - 1.0
 

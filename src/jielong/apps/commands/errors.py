@@ -40,6 +40,9 @@ EXTRAS = {
     "scipy": "evaluate",
     "tensorboard": "tensorboard",
     "peft": "adapters",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "malloc of size")
 """Words of PyTorch, of CUDA, of the system and of Arrow."""

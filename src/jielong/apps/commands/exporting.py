@@ -1,0 +1,48 @@
+"""``jielong export``: a checkpoint in the files of another program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jielong.apps.commands.screen import say
+from jielong.apps.commands.tokenizing import Checkpoint
+
+if TYPE_CHECKING:
+    from jielong.system import System
+
+
+class Format(StrEnum):
+    """What is written."""
+
+    onnx = "onnx"
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option(help="The folder to write, which must not exist.")],
+    form: Annotated[Format, typer.Option("--format", help="onnx: the tokenizer's encoder and decoder. Needs the extra `onnx`.")],
+) -> None:
+    """Write a checkpoint in the files of another program, compared with the checkpoint before they are kept."""
+    from jielong.system import load
+
+    if out.exists():
+        raise typer.BadParameter(f"{out} exists: choose a new folder", param_hint="--out")
+    for line in _WRITERS[form](load(checkpoint, "cpu"), out):
+        say(line)
+    typer.echo(out)
+
+
+def _onnx(system: System, out: Path) -> list[str]:
+    from jielong.interop.onnx import DECODER, ENCODER, export_onnx
+
+    left_out = [f"the generator of {system.name} is left out: ONNX holds its tokenizer alone"] if system.generator is not None else []
+    return [*left_out, f"{ENCODER} and {DECODER} in onnxruntime: {export_onnx(system, out)}"]
+
+
+_WRITERS: Mapping[Format, Callable[[System, Path], list[str]]] = {Format.onnx: _onnx}
+"""Each format's function: a system on the CPU and the new folder to lines that say what was written and what was left out."""
