@@ -17,6 +17,7 @@ from jielong.apps.commands import (
     evaluating,
     exporting,
     generating,
+    hub,
     importing,
     lab,
     listing,
@@ -75,6 +76,8 @@ app.add_typer(lab.app, name="lab")
 app.command("demo")(demo.demo)
 app.command("import")(importing.import_system)
 app.command("weights")(weights.weights)
+app.command("push")(hub.push)
+app.command("pull")(hub.pull)
 app.command("export")(exporting.export)
 app.command("verify")(verifying.verify)
 app.command("doctor")(doctor.doctor)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jielong.config.zoo import zoo
 from jielong.core.files import new_folder, write_bytes
 from jielong.core.text import shorten
 from jielong.core.tokens import Tokens
@@ -25,6 +24,7 @@ from jielong.core.version import __version__
 from jielong.data.licences import Licence
 from jielong.media.reading.libraries import library
 from jielong.system import System
+from jielong.system.checkpoint import folder_of
 from jielong.tokenizers.base import Tokenizer
 
 ENCODER, DECODER, DESCRIPTION = "encoder.onnx", "decoder.onnx", "tokenizer.json"
@@ -210,7 +210,7 @@ def _quiet() -> Iterator[None]:
 
 def _description(system: System, opset: int, found: Comparison) -> dict[str, object]:
     """What ``tokenizer.json`` holds."""
-    tokenizer, terms = system.tokenizer, Licence.beside(zoo().get(system.name, Path(system.name)))
+    tokenizer, terms = system.tokenizer, Licence.beside(folder_of(system.name))
     return {
         "made_by": f"jielong {__version__}",
         "checkpoint": Path(system.name).name,

@@ -13,6 +13,7 @@ from typing import NotRequired, TypedDict
 
 import torch
 
+from jielong.config.hub_address import HubAddressError, is_address, parse_address
 from jielong.config.recipe import parse, read_file
 from jielong.config.registry import nearest
 from jielong.config.schema import Recipe, Trained
@@ -53,17 +54,31 @@ ALLOWANCE = 1 << 29
 """Bytes that a model may take beside its checkpoint's weights: frozen encoders, tables, masks."""
 
 
+def folder_of(name: str) -> Path:
+    """The folder that a shipped model's name, an address of the Hub or a path means; whether it is there is not checked.
+
+    Raises:
+        CheckpointError: if an address is wrong, or what it means cannot be fetched (:func:`jielong.system.hub.fetch`).
+    """
+    if not is_address(name):
+        return zoo().get(name, Path(name))
+    from jielong.system.hub import fetch
+
+    try:
+        return fetch(parse_address(name))
+    except HubAddressError as error:
+        raise CheckpointError(str(error)) from None
+
+
 def find(name_or_folder: str) -> Path:
     """The folder of a checkpoint.
 
     Raises:
-        CheckpointError: if it is neither a shipped model's name nor a folder with a model in it.
+        CheckpointError: if it is neither a shipped model's name, nor an address of the Hub, nor a folder with a model in it.
     """
-    models = zoo()
-    if name_or_folder in models:
-        return models[name_or_folder]
-    folder = Path(name_or_folder)
+    folder = folder_of(name_or_folder)
     if not folder.is_dir():
+        models = zoo()
         hint = nearest(name_or_folder, models) if models else "no shipped models are installed: pip install jielong-zoo"
         raise CheckpointError(f"there is no model called {name_or_folder!r} and no such folder; {hint}")
     if (folder / ADAPTER).is_file():
@@ -132,10 +147,10 @@ def build_tokenizer(recipe: Recipe, media: Medium, stages: Mapping[str, System] 
 
 
 def copy_stages(recipe: Recipe, out: Path) -> None:
-    """Copy the stages that a recipe names as folders into its checkpoint, which stands alone then."""
+    """Copy the stages that a recipe names as folders, or on the Hub, into its checkpoint, which stands alone then."""
     for name, checkpoint in recipe.requires.items():
         target = out / STAGES / name
-        if Path(checkpoint).is_dir() and not target.exists():
+        if (is_address(checkpoint) or Path(checkpoint).is_dir()) and not target.exists():
             with new_folder(target) as folder:
                 copy_checkpoint(find(checkpoint), folder)
 
@@ -221,10 +236,10 @@ def read_description(path: Path) -> tuple[Description, Medium]:
 
 
 def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium | None = None, adapters: Sequence[str] = ()) -> System:
-    """Load a shipped model by name, or a checkpoint folder.
+    """Load a shipped model by name, a checkpoint folder, or a checkpoint of the Hub by its address.
 
     Args:
-        name_or_folder: Which.
+        name_or_folder: Which; of an address without a commit, the system's name says the commit that was taken.
         device: Where its weights go: ``auto``, ``cpu``, ``cuda[:i]`` or ``mps``.
         media: What a tokenizer reads, if that differs from what it was trained on along time alone.
         adapters: Names or paths of adapters, with ``:WEIGHT`` behind them, as of :func:`~jielong.system.adapters.with_adapters`.
@@ -240,7 +255,8 @@ def load(name_or_folder: str, device: torch.device | str = "auto", media: Medium
         raise CheckpointError(f"{folder / RECIPE} leads to itself: {' -> '.join(map(str, (*above, here)))}")
     token = _loading.set((*above, here))
     try:
-        return with_adapters(_load(name_or_folder, folder, media), adapters).to(target)
+        name = str(parse_address(name_or_folder).at(folder.name)) if is_address(name_or_folder) else name_or_folder
+        return with_adapters(_load(name, folder, media), adapters).to(target)
     finally:
         _loading.reset(token)
 

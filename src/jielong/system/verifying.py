@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from jielong.config.recipe import parse, read_file
-from jielong.config.zoo import zoo
 from jielong.core.json import JSON
-from jielong.system.checkpoint import DESCRIPTION, find, load
+from jielong.system.checkpoint import DESCRIPTION, find, folder_of, load
 from jielong.training.checkpoint import (
     CHECKSUMS,
     RECIPE,
@@ -73,12 +72,12 @@ class Verification:
 
 
 def verify(name_or_folder: str) -> Verification:
-    """Verify a shipped model, a checkpoint folder, or the folder of a run that has not finished.
+    """Verify a shipped model, a checkpoint folder or one of the Hub, or the folder of a run that has not finished.
 
     Raises:
         CheckpointError: if there is no such model or folder, or the folder holds neither a model nor a saved state.
     """
-    folder = zoo().get(name_or_folder, Path(name_or_folder))
+    folder = folder_of(name_or_folder)
     state = latest_state(folder) if folder.is_dir() else None
     if state is None and not (folder / WEIGHTS).is_file():
         find(name_or_folder)  # raises: what is missing

@@ -42,6 +42,7 @@ from jielong.system import (
     read_description,
     tokenizers_of,
 )
+from jielong.system.hub import pinned
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import token_cache as cache
 from jielong.training.adapting import Adapting, base_of, begin
@@ -242,6 +243,7 @@ def _run(
     """The run of a folder that this process holds."""
     if data is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"set": data})})
+    recipe = pinned(recipe, out)
     schedule = scheduled(recipe)
     state, name = check_run_folder(out, recipe.to_yaml(), upgraded, schedule), recipe.train.init_from
     init_from = None if name is None or state is not None or recipe.adapter is not None else find(name)

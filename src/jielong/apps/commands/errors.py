@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import linecache
+import logging
 import os
 import signal
 import sys
@@ -22,7 +23,8 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from jielong.apps.commands.screen import notes
+from jielong.apps.commands.screen import notes, say
+from jielong.config.hub_address import HUB_LOG
 from jielong.core.interrupts import StoppedBySignalError, exit_code, raising_on_signals
 from jielong.core.text import readable
 
@@ -73,7 +75,7 @@ class Program(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # names and captions may hold what no encoding can write
-        with plain_warnings(), raising_on_signals():
+        with plain_warnings(), spoken_log(), raising_on_signals():
             try:
                 return super().invoke(ctx)
             except StoppedBySignalError as error:
@@ -169,6 +171,26 @@ def keep_traceback(error: BaseException) -> str:
                 old.unlink()
         return str(folder / name)
     return f"none was written, as no folder is writable; {DEBUG}=1 prints it"
+
+
+@contextmanager
+def spoken_log() -> Iterator[None]:
+    """Print what the Hub's reader says (which commit an address means, what is left out) on standard error."""
+    log, handler = logging.getLogger(HUB_LOG), _Spoken()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _Spoken(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        say(readable(record.getMessage()))
 
 
 @contextmanager

@@ -59,14 +59,16 @@ def serve(
 
 def _folders(models: Sequence[str]) -> dict[str, tuple[str, Path]]:
     """The name in requests of each model, with the name it is loaded by and its folder."""
+    from jielong.config.hub_address import is_address, parse_address
     from jielong.system import find
 
     found = dict[str, tuple[str, Path]]()
     for given in dict.fromkeys(models):
         folder = find(given)
-        if folder.name in found:
-            raise typer.BadParameter(f"two models are called {folder.name}: rename a folder", param_hint="MODEL")
-        found[folder.name] = given, folder
+        name = parse_address(given).name if is_address(given) else folder.name
+        if name in found:
+            raise typer.BadParameter(f"two models are called {name}: rename a folder", param_hint="MODEL")
+        found[name] = given, folder
     return found
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from jielong.apps.commands.screen import columns, quantity, results, say, show_lines, wrap
 from jielong.apps.commands.showing_models import model_lines
 from jielong.apps.commands.showing_parts import show_place, yaml_of
+from jielong.config.hub_address import is_address
 from jielong.config.places import find_place
 from jielong.config.recipe import built_in, load, origins, read_text
 from jielong.config.registry import RecipeError
@@ -30,6 +31,15 @@ What = Annotated[
 ]
 
 
+def _folder_of(name: str) -> Path:
+    """What a name means, which may not exist; torch is imported for an address of the Hub alone."""
+    if not is_address(name):
+        return zoo().get(name, Path(name))
+    from jielong.system import find
+
+    return find(name)
+
+
 def show(
     name: What,
     data: Data = None,
@@ -37,7 +47,7 @@ def show(
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML: the whole recipe, or a part's settings to start from.")] = False,
 ) -> None:
     """Print the settings of a recipe, a model or a part; of recipes and models also derived sizes, with the source of each."""
-    folder = zoo().get(name, Path(name))
+    folder = _folder_of(name)
     if name not in built_in() and not folder.exists():
         place = find_place(name)
         if data is not None or overrides:

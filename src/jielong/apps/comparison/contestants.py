@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from jielong.config import recipe as recipes
+from jielong.config.hub_address import is_address
 from jielong.config.registry import RecipeError, nearest
 from jielong.config.schedule import rescaled
 from jielong.config.schema import Recipe
@@ -81,7 +82,7 @@ def entries_of(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Entr
 
 def _read(name: str, overrides: Sequence[str]) -> Entry:
     path = Path(name)
-    if name in zoo() or (path / DESCRIPTION).is_file():
+    if name in zoo() or is_address(name) or (path / DESCRIPTION).is_file():
         folder = find(name)
         return Entry(name if name in zoo() else path.resolve().name, recipes.load(str(folder)), name)
     try:

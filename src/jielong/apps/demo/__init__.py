@@ -18,6 +18,7 @@ from jielong.apps.demo.edits import EditedPicture, WordEdit, edit_in_words, edit
 from jielong.apps.demo.page import ORDERS, Reconstruction, Report, Strategy, render
 from jielong.apps.demo.scratch import Scratch, train_from_scratch
 from jielong.apps.demo.trace_view import Trace, measure_speed, shown_values, token_grid, trace
+from jielong.config.hub_address import is_address
 from jielong.core.files import write_bytes
 from jielong.data.licences import terms
 from jielong.data.opening import open_data
@@ -140,7 +141,7 @@ def run(
 
 def _load(name: str, missing: dict[str, str]) -> System | None:
     """Load a model; returns ``None`` and adds the reason to ``missing`` if it cannot be loaded."""
-    if name not in zoo() and not Path(name).is_dir():
+    if name not in zoo() and not is_address(name) and not Path(name).is_dir():
         installed = ", ".join(zoo()) or "none; install the distribution jielong-zoo"
         missing[name] = f"it is not among the installed models ({installed})"
         return None
