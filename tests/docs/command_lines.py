@@ -33,7 +33,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 PROGRAMS = ("jielong", "python", "torchrun", "pytest", "pip", "make")
 # What a reader replaces: NAME, or three dots; and paths that a command of the reader's own made.
 PLACEHOLDER = re.compile(r"^([A-Z][A-Z_]*|.*\.\.\..*)$")
-THE_READERS = ("my/", "my-", "runs/", "/", "./")
+THE_READERS = ("my/", "my-", "runs/", "/", "./", "hf://user/")
 
 
 @dataclass(frozen=True)

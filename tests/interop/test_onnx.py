@@ -38,8 +38,8 @@ TITOK = {
     "quantizer": {"vector": {"codebook_size": 32, "normalize": True, "kmeans_iterations": 0}},
 }
 VQ = {"vq": {"autoencoder": BODY, "dim": 6, "quantizer": CODES}}
+PIXELS: dict[str, object] = {"pixels": {}}
 TOKENIZERS: dict[str, tuple[dict[str, object], Medium]] = {
-    "vq": (VQ, PICTURE),
     "vq, finite scalar, resnet": (
         {"vq": {"autoencoder": RESNET, "dim": 3, "quantizer": {"finite_scalar": {"levels": [5, 5, 5]}}}},
         PICTURE,
@@ -95,7 +95,7 @@ def test_graphs_compute_what_the_tokenizer_does(settings: dict[str, object], med
 
 
 def test_a_graph_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = stirred(VQ, PICTURE)
+    tokenizer = stirred(PIXELS, PICTURE)
     decode = type(tokenizer).decode
     monkeypatch.setattr(type(tokenizer), "decode", lambda self, tokens: decode(self, tokens) + 0.01 * torch.compiler.is_exporting())
     with pytest.raises(onnx.ExportError, match=r"tiny differ from its tokenizer .*media differ by at most 1\.0e-02"):
@@ -104,13 +104,13 @@ def test_a_graph_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_has_no_graph_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = stirred(VQ, PICTURE)
+    tokenizer = stirred(PIXELS, PICTURE)
 
     def by_values(tokens: Tokens) -> Tensor:
         return torch.zeros(len(tokens)) if int(tokens.values.sum()) > 3 else torch.ones(len(tokens))
 
     monkeypatch.setattr(tokenizer, "decode", by_values)
-    with pytest.raises(onnx.ExportError, match="the tokens of a VQTokenizer cannot be exported to ONNX"):
+    with pytest.raises(onnx.ExportError, match="the tokens of a PixelTokenizer cannot be exported to ONNX"):
         onnx.export_onnx(system(tokenizer), tmp_path / "out")
     assert not any(tmp_path.iterdir())
 
