@@ -24,7 +24,7 @@ from jielong.media.kinds.base import kind_of
 from jielong.system import DESCRIPTION, System, build_generator, build_tokenizer, describe, load, tokenizers_of
 from jielong.system.checkpoint import STAGES
 from jielong.system.model_card import CARD, ModelCard
-from jielong.training.checkpoint import CheckpointError, save_checkpoint
+from jielong.training.checkpoint import CheckpointError, check_finite, save_checkpoint
 
 SAMPLES = 1_000
 """The budget in the recipe of an imported system, which nobody has chosen yet."""
@@ -91,9 +91,29 @@ def keep(imported: Imported, folder: Path, place: Path) -> System:
         The system, with their weights and without anything computed from them: not to be used for more than writing.
 
     Raises:
-        CheckpointError: if the weights do not fit the recipe.
+        CheckpointError: if the weights do not fit the recipe, or a value is not finite.
     """
     stages = {name: keep(stage, folder / STAGES / name, place / STAGES / name) for name, stage in imported.stages.items()}
+    system = built(imported, place, stages)
+    model = system.tokenizer if system.generator is None else system.generator
+    state = imported.keys.apply(imported.weights, model.state_dict())
+    check_finite(state, "these weights")  # of ours: masks among theirs hold infinities
+    with torch.no_grad():
+        model.load_state_dict(state, assign=True)
+    save_checkpoint(folder, model, system.recipe.to_yaml())
+    described = describe(imported.media, imported.classes, system.tokenizer, system.generator)
+    write_bytes(folder / DESCRIPTION, json.dumps(described, indent=2).encode())
+    return system
+
+
+def built(imported: Imported, place: Path, stages: Mapping[str, System]) -> System:
+    """An imported system with its parameters on ``meta``.
+
+    Args:
+        imported: The system.
+        place: What its recipe calls the folder of its stages.
+        stages: Its stages.
+    """
     media = imported.media
     tokenizer = {"tokenizer": {"checkpoint": str(place / STAGES / "tokenizer")}} if "tokenizer" in stages else {}
     data = {**dict(imported.recipe.get("data") or {}), **kind_of(media).keys_of(media)}  # type: ignore[call-overload]
@@ -101,13 +121,6 @@ def keep(imported: Imported, folder: Path, place: Path) -> System:
     with without_parameters():
         units = build_tokenizer(recipe, media, stages)
         generator = build_generator(recipe, units, imported.classes, tokenizers_of(stages)) if recipe.trains_generator else None
-    model = units if generator is None else generator
-    state = imported.keys.apply(imported.weights, model.state_dict())
-    with torch.no_grad():
-        model.load_state_dict(state, assign=True)
-    save_checkpoint(folder, model, recipe.to_yaml())
-    described = describe(media, imported.classes, units, generator)
-    write_bytes(folder / DESCRIPTION, json.dumps(described, indent=2).encode())
     return System(str(place), recipe, units, generator, stages)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jielong.core.json import JSON
 from jielong.core.text import shorten
-from jielong.training.checkpoint import CheckpointError, check_finite, read_tensors
+from jielong.training.checkpoint import CheckpointError, read_tensors
 
 CONFIG = "config.json"
 OUTER = ("model_ema", "ema", "model", "state_dict", "trainer/var_wo_ddp", "trainer/vae_local")
@@ -56,13 +56,11 @@ def read(path: Path, outer: Sequence[str] = OUTER) -> Source:
         outer: Keys under which weights may be kept, the preferred ones first.
 
     Raises:
-        CheckpointError: if there are no weights, the file is damaged or holds more than weights, or a value is not finite.
+        CheckpointError: if there are no weights, the file is damaged or holds more than weights.
     """
     if not path.exists():
         raise CheckpointError(f"there is no file or folder {path}")
-    found = _read_folder(path, outer) if path.is_dir() else _read_file(path, outer)
-    check_finite(found.weights, str(path))
-    return found
+    return _read_folder(path, outer) if path.is_dir() else _read_file(path, outer)
 
 
 def parts(sources: Sequence[Source], **marks: str) -> dict[str, Source]:

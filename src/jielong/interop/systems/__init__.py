@@ -43,6 +43,7 @@ class Release:
 
 FOLDER = "a folder of transformers"
 _LLAMAGEN = "https://github.com/FoundationVision/LlamaGen"
+VAR = "https://huggingface.co/FoundationVision/var"
 RELEASES = {
     "encodec": Release("EnCodec, a codec of sound", FOLDER, "MIT", "https://huggingface.co/facebook/encodec_24khz", "codecs.read"),
     "mimi": Release("Mimi, the codec of Moshi", FOLDER, "CC BY 4.0", "https://huggingface.co/kyutai/mimi", "codecs.read"),
@@ -57,5 +58,7 @@ RELEASES = {
         _LLAMAGEN,
         "llamagen.read_generator",
     ),
+    "var-tokenizer": Release("VAR's tokenizer of several scales", "vae_ch160v4096z32.pth", "MIT", VAR, "var.read_tokenizer"),
+    "var": Release("VAR, class to picture by next scales", "vae_ch160v4096z32.pth var_dN.pth", "MIT", VAR, "var.read_generator"),
 }
 """By the name that the command takes."""
