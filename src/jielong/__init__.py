@@ -31,7 +31,7 @@ __all__ = ["__version__", "compare", "list_models", "list_recipes", "load", "ope
 
 
 def load(name_or_folder: str | Path, device: str = "auto", adapters: Sequence[str | Path] = ()) -> System:
-    """Load a shipped model by name (``maskgit-emoji``) or a checkpoint folder.
+    """Load a shipped model by name (``maskgit-emoji``), a checkpoint folder, or one of the Hub (``hf://user/name@REVISION``).
 
     Args:
         name_or_folder: The model.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 PREFIX = "hf://"
 HUB_LOG = "jielong.hub"
@@ -51,9 +52,9 @@ class HubAddress:
         return replace(self, revision=commit)
 
 
-def is_address(name: str) -> bool:
-    """Whether a name is meant as an address."""
-    return name.startswith(PREFIX)
+def is_address(name: object) -> TypeGuard[str]:
+    """Whether a name is meant as an address, which a path never is."""
+    return isinstance(name, str) and name.startswith(PREFIX)
 
 
 def parse_address(text: str) -> HubAddress:

@@ -59,9 +59,12 @@ def fetch(address: HubAddress) -> Path:
     if not address.pinned:
         log.info("%s is at commit %s", address, folder.name)
     _check_complete([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], address)
-    for path in sorted(folder.rglob(CHECKSUMS)):
-        for name in checksums_of(path.parent):
-            check_checksum(path.parent / name)
+    try:
+        for path in sorted(folder.rglob(CHECKSUMS)):
+            for name in checksums_of(path.parent):
+                check_checksum(path.parent / name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{address}: {error}. To fetch it once more, remove {folder} from the cache") from None
     return folder
 
 

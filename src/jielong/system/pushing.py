@@ -116,8 +116,9 @@ def gathered(name_or_folder: str, title: str) -> Iterator[tuple[Path, list[str]]
         CheckpointError: as :func:`push`.
     """
     source = find(name_or_folder)
-    _check_sound(name_or_folder)
     recipe = parse(read_file(source / RECIPE), str(source / RECIPE))
+    notes = _check_alone(recipe, source, name_or_folder)
+    _check_sound(name_or_folder)
     with tempfile.TemporaryDirectory(prefix="jielong-push-") as temporary:
         folder = Path(temporary)
         for path in [*(source / name for name in FILES), *source.glob(PICTURES)]:
@@ -131,7 +132,6 @@ def gathered(name_or_folder: str, title: str) -> Iterator[tuple[Path, list[str]]
         for stage in folder.rglob(WEIGHTS):
             if stage.name not in checksums_of(stage.parent):
                 write_checksums(stage.parent, [WEIGHTS])
-        notes = _check_alone(recipe, folder, name_or_folder)
         notes += _complete_card(folder, recipe, title)
         yield folder, notes
 
@@ -150,16 +150,14 @@ def _linked(source: Path) -> set[str]:
     return {path.name for path in source.glob(PICTURES) if f"samples/{path.name}" in text}
 
 
-def _check_alone(recipe: Recipe, folder: Path, name: str) -> list[str]:
-    """Refuse a checkpoint that is built on one which nobody else has; what is said of other names of this machine.
-
-    A stage is a shipped model, an address of the Hub or a copy in the folder.
-    """
+def _check_alone(recipe: Recipe, source: Path, name: str) -> list[str]:
+    """Refuse a checkpoint that is built on one which is not there to be uploaded with it; what is said of other names of this machine."""
     for stage, checkpoint in recipe.requires.items():
-        if not (folder / STAGES / stage / RECIPE).is_file() and checkpoint not in zoo() and not is_address(checkpoint):
+        here = (source / STAGES / stage / RECIPE).is_file() or Path(checkpoint).is_dir()
+        if not here and checkpoint not in zoo() and not is_address(checkpoint):
             raise CheckpointError(
-                f"the recipe of {name} names {checkpoint} as its {stage}, which is no shipped model, is not on the Hub, and has no copy in "
-                f"{STAGES}/{stage}: put that checkpoint's folder where the recipe says, or push it and name its address in the recipe"
+                f"the recipe of {name} names {checkpoint} as its {stage}, which is no shipped model, not on the Hub, no folder of this "
+                f"machine, and not copied into {STAGES}/{stage}: put its folder where the recipe says, or push it and name its address"
             )
     loose = [str(each) for each in addresses_in(recipe.to_yaml()) if not each.pinned]
     notes = [f"{each} may change: name a commit of it in the recipe" for each in loose]

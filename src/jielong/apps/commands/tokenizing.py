@@ -16,7 +16,7 @@ from jielong.apps.commands.screen import notes, say
 if TYPE_CHECKING:
     from jielong.system import System
 
-Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped model's name, or a checkpoint folder.")]
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped model's name, a checkpoint folder, or hf://USER/NAME.")]
 
 
 class Split(StrEnum):

@@ -10,7 +10,9 @@ import typer
 from jielong.apps.commands.screen import results, say, table
 from jielong.core.text import readable
 
-Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped model's name, a checkpoint folder, or a run's.")]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A shipped model's name, a checkpoint folder, a run's, or hf://USER/NAME.")
+]
 
 
 def verify(
