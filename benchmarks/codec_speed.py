@@ -2,6 +2,7 @@
 
     python benchmarks/codec_speed.py                       # the recipe encodec (small), EnCodec's and Mimi's released sizes
     python benchmarks/codec_speed.py --minutes 10          # also how much memory ten minutes of sound take
+    python benchmarks/codec_speed.py --products            # also which share of the time products and convolutions alone take
     python benchmarks/codec_speed.py --layers              # the table behind the choice of kernels
     python benchmarks/codec_speed.py --quick               # a smoke run
 
@@ -38,6 +39,11 @@ SMALL = {
     "target_bandwidths": [6.0],
     "pad_mode": "constant",
 }
+PRODUCTS = (
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution", "aten::thnn_conv2d", "aten::_slow_conv2d_forward",
+    "aten::convolution_overrideable", "aten::mkldnn_rnn_layer", "aten::_scaled_dot_product_flash_attention_for_cpu",
+)  # fmt: skip
+"""Operations that multiply matrices or convolve: what no other arrangement of a codec does without."""
 TINY = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64}
 TINY_MIMI = {
     "num_filters": 4,
@@ -123,6 +129,32 @@ def compare(sides: Sides, seconds: float, rounds: int, threads: int) -> dict[str
     }
 
 
+def share_of_products(call: Callable[[], object]) -> float:
+    """Share of :data:`PRODUCTS` in the processor's time of a call; the rest is copies, activations, norms, lookups and Python."""
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as run:
+        call()
+    times = {event.key: event.self_cpu_time_total for event in run.key_averages()}
+    return sum(times.get(name, 0.0) for name in PRODUCTS) / sum(times.values())
+
+
+@torch.inference_mode()
+def products(sides: Sides, seconds: float, threads: int) -> dict[str, Any]:
+    """The share of products and convolutions in encoding and decoding, on both sides: how far from the least time each is."""
+    torch.set_num_threads(threads)
+    ours, rate = sides.ours, sides.ours.media.rate
+    assert rate is not None
+    media = torch.rand(1, 1, max(1, int(seconds * rate) // ours.reduction[0]) * ours.reduction[0]) - 0.5
+    tokens, codes = ours.encode(media), sides.code(media)
+    calls: dict[str, Callable[[], object]] = {
+        "encode": lambda: ours.encode(media),
+        "their encode": lambda: sides.code(media),
+        "decode": lambda: ours.decode(tokens),
+        "their decode": lambda: sides.sound(codes),
+    }
+    return {f"{name.replace(' ', '_')}_products_share": share_of_products(call) for name, call in calls.items()}
+
+
 @torch.inference_mode()
 def memory(sides: Sides, minutes: float) -> dict[str, Any]:
     """How far the process's memory rises above the sound itself while a long sound goes there and back, beside a short one."""
@@ -182,6 +214,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--minutes", type=float, default=0.0, help="of sound whose memory is measured; 0 for none")
+    parser.add_argument("--products", action="store_true", help="also the share of products and convolutions in the time of each side")
     parser.add_argument("--layers", action="store_true", help="the table of layers alone")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs")
     arguments = parser.parse_args()
@@ -208,6 +241,12 @@ def main() -> None:
         for threads in arguments.threads:
             row = compare(sides, arguments.seconds, arguments.rounds, threads)
             rows.append(row)
+            if arguments.products:
+                row |= products(sides, arguments.seconds, threads)
+                print(
+                    "  products and convolutions alone: {encode_products_share:.0%} of encode (theirs {their_encode_products_share:.0%}), "
+                    "{decode_products_share:.0%} of decode (theirs {their_decode_products_share:.0%})".format(**row)
+                )
             print(
                 "  {threads} threads: {times_real_time:.1f} x real time, theirs {their_times_real_time:.1f}: {faster:.2f}x "
                 "(encode {encode_times_real_time:.1f} and {their_encode_times_real_time:.1f}, decode {decode_times_real_time:.1f} and "

@@ -53,6 +53,8 @@ def codec_speed(found: dict[str, Any]) -> None:
     assert {row["codec"] for row in found["rows"]} == {"small", "encodec", "mimi"}
     assert all(row["codes_equal"] == 1 and row["sound_apart"] < 1e-4 for row in found["rows"])
     assert len(found["memory"]) == 3
+    shares = [row[f"{side}_products_share"] for row in found["rows"] for side in ("encode", "decode", "their_encode", "their_decode")]
+    assert all(0 < share < 1 for share in shares)
 
 
 def layers(found: dict[str, Any]) -> None:
@@ -106,7 +108,7 @@ CHECKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], None]]] = {
     "quantizer finite_scalar": (("finite_scalar",), quantizer),
     "quantizer lookup_free": (("lookup_free",), quantizer),
     "quantizer binary_spherical": (("binary_spherical",), quantizer),
-    "codec_speed": ((), codec_speed),
+    "codec_speed": (("--products",), codec_speed),
     "codec_speed --layers": (("--layers",), layers),
     "frames": ((), frames),
     "mar": ((), mar),

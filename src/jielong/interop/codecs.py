@@ -39,7 +39,7 @@ _PREFIXES = (  # prefixes of Mimi's modules in older files
     (r"^(encoder|decoder)\.\1_seanet\.", r"\1."),
     (r"^(encoder|decoder)\.(\1_transformer|downsample|upsample)\.", r"\2."),
 )
-_OF_TRANSFORMER = {
+OF_TRANSFORMER = {
     "attention.out.weight": "self_attn.o_proj.weight",
     "attention_scale": "self_attn_layer_scale.scale",
     "attention_norm.weight": "input_layernorm.weight",
@@ -50,11 +50,11 @@ _OF_TRANSFORMER = {
     "down.weight": "mlp.fc2.weight",
     "forward_scale": "mlp_layer_scale.scale",
 }
-_STAGES_OF_DAC = {  # layers of a stage in our order; those of a residual unit are in _UNIT_OF_DAC
+STAGES_OF_DAC = {  # layers of a stage in our order; those of a residual unit are in UNIT_OF_DAC
     "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
     "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
 }
-_UNIT_OF_DAC = ("snake1", "conv1", "snake2", "conv2")
+UNIT_OF_DAC = ("snake1", "conv1", "snake2", "conv2")
 
 
 class CodecConfig(TypedDict, total=False):
@@ -225,8 +225,8 @@ def _name_in_dac(name: str, stages: int) -> str:
         number = {"conv1": 0, "snake1": 1 + 5 * stages, "conv2": 2 + 5 * stages}[module]
         return f"{half}.layers.{number}.{kind}"
     stage, layer, *inner = within
-    number = 1 + 5 * int(stage) + _STAGES_OF_DAC[half].index(layer)
-    return ".".join([f"{half}.layers.{number}", *(f"branch.layers.{_UNIT_OF_DAC.index(each)}" for each in inner), kind])
+    number = 1 + 5 * int(stage) + STAGES_OF_DAC[half].index(layer)
+    return ".".join([f"{half}.layers.{number}", *(f"branch.layers.{UNIT_OF_DAC.index(each)}" for each in inner), kind])
 
 
 def _without_norm(weights: Weights) -> dict[str, Tensor]:
@@ -306,7 +306,7 @@ def _halves_of_mimi(tokenizer: VQTokenizer, placed: Weights) -> dict[str, Tensor
             state[f"{half}.layers.{index + 1 if half == 'encoder' else index - 1}.weight"] = placed[f"{between}.conv.weight"]
         for number in range(len(layers[index].layers)):
             theirs, ours = f"{half}_transformer.layers.{number}.", f"{half}.layers.{index}.layers.{number}."
-            state |= {f"{ours}{new}": placed[f"{theirs}{old}"] for new, old in _OF_TRANSFORMER.items()}
+            state |= {f"{ours}{new}": placed[f"{theirs}{old}"] for new, old in OF_TRANSFORMER.items()}
             parts = [placed[f"{theirs}self_attn.{part}_proj.weight"] for part in "qkv"]
             state[f"{ours}attention.qkv.weight"] = torch.cat(parts)
     return state

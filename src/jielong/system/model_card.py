@@ -19,13 +19,15 @@ SPDX = {
     "Apache-2.0": "Apache-2.0",
     "Arphic Public License": "Arphic-1999",
     "CC BY 4.0": "CC-BY-4.0",
+    "CC BY-NC 4.0": "CC-BY-NC-4.0",
     "CC BY-SA 3.0": "CC-BY-SA-3.0",
     "CC BY-SA 4.0": "CC-BY-SA-4.0",
     "GPL-2.0": "GPL-2.0-only",
     "LGPL-3.0": "LGPL-3.0-only",
     "MIT": "MIT",
+    "Stability AI Community License": "other",
 }
-"""Licences of weights by their names here."""
+"""Licences of weights by their names here; ``other`` is what Hugging Face calls one without an identifier."""
 PERMISSIVE = "None of these licences extends to trained weights. Keep the attributions with the weights."
 SHARE_ALIKE = (
     "Whether weights are an adaptation of their training data is not settled. To violate no terms they are distributed as one:\n"

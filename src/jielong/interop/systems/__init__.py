@@ -45,6 +45,34 @@ FOLDER = "a folder of transformers"
 _LLAMAGEN = "https://github.com/FoundationVision/LlamaGen"
 VAR = "https://huggingface.co/FoundationVision/var"
 RELEASES = {
+    "stable-diffusion-vae": Release(
+        "Stable Diffusion's KL autoencoder, and others of its class",
+        "a folder of diffusers with an AutoencoderKL, or a pipeline with one",
+        "MIT",
+        "https://huggingface.co/stabilityai/sd-vae-ft-mse",
+        "diffusers_autoencoders.read_kl",
+    ),
+    "ldm-vq": Release(
+        "LDM's VQ autoencoder, and others of its class",
+        "a folder of diffusers with a VQModel, or a pipeline with one",
+        "Apache-2.0",
+        "https://huggingface.co/CompVis/ldm-celebahq-256",
+        "diffusers_autoencoders.read_vq",
+    ),
+    "dit": Release(
+        "DiT, a latent diffusion transformer of ImageNet's classes",
+        "a DiTPipeline of diffusers, or the folders of its transformer, vae and scheduler",
+        "CC BY-NC 4.0",
+        "https://huggingface.co/facebook/DiT-XL-2-256",
+        "diffusers_dit.read_dit",
+    ),
+    "sd3": Release(
+        "Stable Diffusion 3's transformer, without its text encoders",
+        "a pipeline of diffusers, or the folders of its transformer, vae and scheduler",
+        "Stability AI Community License",
+        "https://huggingface.co/stabilityai/stable-diffusion-3-medium-diffusers",
+        "diffusers_sd3.read_sd3",
+    ),
     "encodec": Release("EnCodec, a codec of sound", FOLDER, "MIT", "https://huggingface.co/facebook/encodec_24khz", "codecs.read"),
     "mimi": Release("Mimi, the codec of Moshi", FOLDER, "CC BY 4.0", "https://huggingface.co/kyutai/mimi", "codecs.read"),
     "dac": Release("Descript Audio Codec", FOLDER, "MIT", "https://huggingface.co/descript/dac_44khz", "codecs.read"),
