@@ -11,7 +11,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -40,12 +40,14 @@ class Source:
         weights: By name, on the CPU; pages of the file where it can be mapped.
         config: What ``config.json`` of a folder says; empty without.
         notes: Which of several sets of weights were taken, and prefixes that were left out.
+        under: The key of the set that was taken; empty where a file has one set alone.
     """
 
     path: Path
     weights: Mapping[str, Tensor]
     config: JSON = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    under: str = ""
 
 
 def read(path: Path, outer: Sequence[str] = OUTER) -> Source:
@@ -98,7 +100,7 @@ def _read_folder(folder: Path, outer: Sequence[str]) -> Source:
     if file is None:
         raise CheckpointError(f"{folder} has none of {', '.join(_IN_FOLDERS)}, and no index of several files")
     found = _read_file(file, outer)
-    return Source(folder, found.weights, config, found.notes)
+    return replace(found, path=folder, config=config)
 
 
 def _json(path: Path) -> JSON:
@@ -127,7 +129,7 @@ def _read_file(path: Path, outer: Sequence[str]) -> Source:
     taken = next(iter(inside))
     others = [key for key in inside if key != taken]
     note = f"{path.name}: took the weights under {taken!r}" + (f", not those under {', '.join(map(repr, others))}" if others else "")
-    return _without_prefix(Source(path, inside[taken], notes=(note,)))
+    return _without_prefix(Source(path, inside[taken], notes=(note,), under=taken))
 
 
 def _unpickled(path: Path) -> object:
@@ -165,7 +167,5 @@ def _without_prefix(source: Source) -> Source:
     for prefix in PREFIXES:
         if source.weights and all(name.startswith(prefix) for name in source.weights):
             plain = {name.removeprefix(prefix): tensor for name, tensor in source.weights.items()}
-            return _without_prefix(
-                Source(source.path, plain, source.config, (*source.notes, f"{source.path.name}: names without {prefix!r}"))
-            )
+            return _without_prefix(replace(source, weights=plain, notes=(*source.notes, f"{source.path.name}: names without {prefix!r}")))
     return source

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from jielong.config.sampling import Lazy
 from jielong.networks.attention import additive, compute_dtype
 from jielong.networks.backbone import Backbone, BackboneInputs
-from jielong.networks.chain_start import ConditionPrefix
+from jielong.networks.chain_start import ConditionPrefix, start_map
 from jielong.networks.conditioning import Conditioning
 from jielong.networks.embedding import PositionEmbedding, Positions, SlotEmbedding
 from jielong.networks.layers import Activation, AttentionContext, LayerConfig
@@ -91,11 +91,13 @@ class MaskedAutoencoder(Backbone["MaskedCache | LazyMaskedCache"]):
         self.positions = config.positions
         places = PositionEmbedding if config.positions == "axes" else SlotEmbedding
         self.decoder_places, self.head_places = places(extents, width), places(extents, width)
-        self.prefix = self.pooled = None
+        self.prefix: ConditionPrefix | None = None
+        self.pooled: nn.Module | None = None
         if self.condition == "prefix" and condition_width is not None:
             self.prefix = ConditionPrefix(condition_width, width)
-        if self.condition in ("prefix", "pooled") and condition_width is not None:
             self.pooled = nn.Linear(condition_width, width)
+        if self.condition == "pooled" and condition_width is not None:
+            self.pooled = start_map(condition_width, width)
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
         """Raise ``ValueError`` unless the order is one masked block."""

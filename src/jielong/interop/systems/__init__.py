@@ -75,6 +75,23 @@ RELEASES = {
     ),
     "encodec": Release("EnCodec, a codec of sound", FOLDER, "MIT", "https://huggingface.co/facebook/encodec_24khz", "codecs.read"),
     "mimi": Release("Mimi, the codec of Moshi", FOLDER, "CC BY 4.0", "https://huggingface.co/kyutai/mimi", "codecs.read"),
+    "mar": Release(
+        "MAR, pictures of ImageNet's classes, with its autoencoder",
+        "kl16.ckpt and checkpoint-last.pth",
+        "MIT",
+        "https://github.com/LTH14/mar",
+        "mar.read_model",
+    ),
+    "mar-tokenizer": Release(
+        "KL-16, MAR's autoencoder of pictures", "kl16.ckpt", "MIT", "https://github.com/LTH14/mar", "mar.read_autoencoder"
+    ),
+    "titok": Release(
+        "TiTok, pictures of 256 pixels as 32, 64 or 128 codes",
+        "a folder of the hub, or its file",
+        "Apache-2.0",
+        "https://huggingface.co/yucornetto/tokenizer_titok_l32_imagenet",
+        "titok.read_tokenizer",
+    ),
     "dac": Release("Descript Audio Codec", FOLDER, "MIT", "https://huggingface.co/descript/dac_44khz", "codecs.read"),
     "llamagen-tokenizer": Release(
         "LlamaGen's tokenizers VQ-16 and VQ-8", "a file, such as vq_ds16_c2i.pt", "MIT", _LLAMAGEN, "llamagen.read_tokenizer"
