@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from jielong.autoencoders.seanet import DAC, Context, SEANet
+from jielong.interop.codec_keys import KEYS
+from jielong.interop.config_keys import checked
 from jielong.media.kinds.audio import audio_medium
 from jielong.networks.time_layer import fold
 from jielong.networks.windowed import WindowedTransformer
@@ -120,6 +122,7 @@ def read_codec(folder: str | os.PathLike[str]) -> Codec:
         raise CheckpointError(
             f"{folder} has no codec of transformers: expected a config.json of encodec, mimi or dac ({type(error).__name__}: {error})"
         ) from None
+    checked(config, KEYS[config["model_type"]], str(folder / "config.json"))
     weights = read_tensors(folder / WEIGHTS)
     try:
         return make(config, weights)

@@ -16,16 +16,24 @@ if TYPE_CHECKING:
     from jielong.system import System
 
 
+HELP = (
+    "onnx: the tokenizer's encoder and decoder (needs the extra `onnx`). diffusers: an autoencoder resnet of kl or vq, or a DiT. "
+    "transformers: EnCodec, Mimi or DAC."
+)
+
+
 class Format(StrEnum):
     """What is written."""
 
     onnx = "onnx"
+    diffusers = "diffusers"
+    transformers = "transformers"
 
 
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="The folder to write, which must not exist.")],
-    form: Annotated[Format, typer.Option("--format", help="onnx: the tokenizer's encoder and decoder. Needs the extra `onnx`.")],
+    form: Annotated[Format, typer.Option("--format", help=HELP)],
 ) -> None:
     """Write a checkpoint in the files of another program, compared with the checkpoint before they are kept."""
     from jielong.system import load
@@ -44,5 +52,15 @@ def _onnx(system: System, out: Path) -> list[str]:
     return [*left_out, f"{ENCODER} and {DECODER} in onnxruntime: {export_onnx(system, out)}"]
 
 
-_WRITERS: Mapping[Format, Callable[[System, Path], list[str]]] = {Format.onnx: _onnx}
+def _folder(form: Format) -> Callable[[System, Path], list[str]]:
+    def write(system: System, out: Path) -> list[str]:
+        from jielong.interop.exporting import export_folder
+
+        return export_folder(system, form, out)
+
+    return write
+
+
+_FOLDERS = (Format.diffusers, Format.transformers)
+_WRITERS: Mapping[Format, Callable[[System, Path], list[str]]] = {Format.onnx: _onnx} | {form: _folder(form) for form in _FOLDERS}
 """Each format's function: a system on the CPU and the new folder to lines that say what was written and what was left out."""
