@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jielong.config.schema import Recipe
 from jielong.core.allocation import without_parameters
+from jielong.core.tokens import Tokens
 from jielong.interop.checkpoints import import_weights
 from jielong.interop.files import Source
 from jielong.interop.systems import RELEASES, llamagen
@@ -73,8 +74,7 @@ def test_logits_of_given_tokens(system: System) -> None:
     assert model.condition is not None
     classes = torch.tensor([0, 8, 4])
     expected = theirs.scores(WEIGHTS, SIZES, theirs.begin(WEIGHTS, classes), codes()[:, :-1])
-    tokens = system.tokenizer.encode(pictures(3))
-    given = type(tokens)(codes()[..., None], tokens.layout)
+    given = Tokens(codes()[..., None], system.tokenizer.layout)
     states = model.training_states(given, model.condition.prepare(classes.tolist()))
     found = model.head.scores(states.hidden)[..., 0, :]  # type: ignore[operator]
     assert expected.std() > 0.5
@@ -173,3 +173,91 @@ def test_the_tokenizer_alone(files: tuple[Path, Path], tmp_path: Path) -> None:
     units = load(str(tmp_path / "vq"), "cpu").tokenizer
     assert units.media.size == (256, 256)
     assert units.layout.vocabulary == 50
+
+
+CAPTIONS = theirs.Sizes(layers=2, heads=2, width=128, grid=4, vocabulary=50, captions=(6, 16))
+TEXTS = ["a cat", "a red cat of a red dog and more than fits"]
+
+
+@pytest.fixture(scope="module")
+def with_texts(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[System, dict[str, Tensor], Path]:
+    folder = tmp_path_factory.mktemp("texts")
+    encoder = t5_folder(folder / "encoder", CAPTIONS.captions[1] if CAPTIONS.captions else 0)
+    weights = theirs.drawn(CAPTIONS.shapes(), seed=5)
+    generator = folder / f"t2i_T_stage1_{SIDE}.pt"
+    torch.save(weights, generator)
+    import_weights("llamagen", [generator, files[1], encoder], folder / "out")
+    return load(str(folder / "out"), "cpu"), weights, encoder
+
+
+def t5_folder(folder: Path, width: int) -> Path:
+    """A tiny random T5 with a tokenizer of words, as its own library writes it."""
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    words = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "a", "cat", "red", "of", "dog"])}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    plain.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=8, d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def captions(encoder: Path) -> tuple[Tensor, Tensor]:
+    """Features with their padding on the left, as the release makes them: states of padded texts, rolled, and zeros elsewhere."""
+    transformers = pytest.importorskip("transformers")
+    model, tokenizer = transformers.T5EncoderModel.from_pretrained(encoder).eval(), transformers.AutoTokenizer.from_pretrained(encoder)
+    tokens = tokenizer(TEXTS, return_tensors="pt", padding="max_length", truncation=True, max_length=6)
+    with torch.no_grad():
+        states, mask = model(**tokens).last_hidden_state, tokens["attention_mask"].bool()
+    rolled = torch.stack([row.roll(6 - int(real.sum()), 0) for row, real in zip(states, mask, strict=True)])
+    mask = mask.flip(1)
+    # The cache of states keeps them in 16 bits, and greedy tokens are compared exactly.
+    return rolled.half().float() * mask[..., None], mask
+
+
+@torch.no_grad()
+def test_logits_after_texts(with_texts: tuple[System, dict[str, Tensor], Path]) -> None:
+    system, weights, encoder = with_texts
+    model, (states, real) = system.generator, captions(encoder)
+    assert real.sum(1).tolist() == [3, 6]
+    assert model is not None
+    assert model.condition is not None
+    expected = theirs.scores(weights, CAPTIONS, theirs.begin(weights, states), codes(2)[:, :-1], real)
+    given = Tokens(codes(2)[..., None], system.tokenizer.layout)
+    hidden = model.training_states(given, model.condition.prepare(TEXTS)).hidden
+    torch.testing.assert_close(model.head.scores(hidden)[..., 0, :], expected, atol=1e-3, rtol=1e-3)  # type: ignore[operator]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cache", [True, False])
+def test_greedy_tokens_after_texts_with_guidance(with_texts: tuple[System, dict[str, Tensor], Path], cache: bool) -> None:
+    system, weights, encoder = with_texts
+    states, real = captions(encoder)
+    assert system.generator is not None
+    assert system.recipe.sampling.top_k == 1000
+    drawn = system.generator.generate(TEXTS, guidance=7.5, temperature=0, cache=cache).values[..., 0]
+    assert torch.equal(drawn, theirs.greedy(weights, CAPTIONS, states, 7.5, real))
+
+
+def test_texts_need_their_encoder(files: tuple[Path, Path], with_texts: tuple[System, dict[str, Tensor], Path], tmp_path: Path) -> None:
+    _, weights, encoder = with_texts
+    generator, read = tmp_path / f"t2i_T_{SIDE}.pt", RELEASES["llamagen"].read
+    torch.save(weights, generator)
+    with pytest.raises(CheckpointError, match="reads texts through Flan-T5 XL"):
+        read([generator, files[1]])
+    with pytest.raises(CheckpointError, match="no text encoder reads these"):
+        read([*files, encoder])
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CheckpointError, match=r"its config\.json cannot be read"):
+        read([generator, files[1], tmp_path / "other"])
+    (tmp_path / "other" / "config.json").write_text('{"d_model": 24}')
+    with pytest.raises(CheckpointError, match=r"of 16 channels, and those of .* have 24"):
+        read([generator, files[1], tmp_path / "other"])
+
+
+def test_the_model_of_texts_at_its_official_size() -> None:
+    sizes = theirs.Sizes(layers=36, heads=20, width=1280, grid=16, captions=(120, 2048))
+    assert round(sum(torch.Size(shape).numel() for shape in sizes.shapes().values()) / 1e6) == 775 + 3

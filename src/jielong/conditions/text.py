@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
+from jielong.conditions.text_layout import LaidOutTexts, Null, Padding, TextLayout
 from jielong.conditions.words import LOADING, EncoderWords, WordCondition, WordVectors, in_turn
 from jielong.config.adapter import check_name
 from jielong.config.registry import RecipeError
@@ -128,13 +129,20 @@ def find_encoder(name: str) -> str:
     )
 
 
-class FrozenText(EncoderWords, Condition[str, PaddedTexts]):
+class FrozenText(EncoderWords, LaidOutTexts[PaddedTexts]):
     """Token states of a frozen Hugging Face encoder, cached per text in half precision; those of texts with new words are computed anew.
 
     A new word's vectors take the place of rows of the encoder's input embedding, so that gradients reach them through it.
     """
 
-    def __init__(self, encoder: str, length: int, cfg_dropout: float, words: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        encoder: str,
+        length: int,
+        cfg_dropout: float,
+        words: Mapping[str, int] | None = None,
+        layout: TextLayout = TextLayout(),
+    ) -> None:
         from transformers import AutoConfig, logging
 
         logging.set_verbosity_error()
@@ -145,6 +153,8 @@ class FrozenText(EncoderWords, Condition[str, PaddedTexts]):
         self.word_embeddings = WordVectors(words or {}, getattr(config, "embedding_size", config.hidden_size))
         self.encoder = encoder
         self.length = length
+        self.set_layout(layout)
+        self._encoder_of_two = bool(config.is_encoder_decoder)
         # In a dict, so that nn.Module does not register frozen weights and checkpoints do not hold them.
         self._frozen: dict[str, object] = {}
         self._cache: dict[str, Tensor] = {}
@@ -152,11 +162,12 @@ class FrozenText(EncoderWords, Condition[str, PaddedTexts]):
     def _load(self) -> tuple[Any, Any]:
         with LOADING:
             if not self._frozen:
-                from transformers import AutoModel, AutoTokenizer
+                from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
                 self._frozen["tokenizer"] = tokenizer = AutoTokenizer.from_pretrained(self._folder)
                 self._frozen["vocabulary"] = len(tokenizer)
-                self._frozen["model"] = AutoModel.from_pretrained(self._folder).eval().requires_grad_(False)
+                kind = AutoModelForTextEncoding if self._encoder_of_two else AutoModel  # of T5 the encoder alone
+                self._frozen["model"] = kind.from_pretrained(self._folder).eval().requires_grad_(False)
         return self._frozen["tokenizer"], self._frozen["model"]
 
     def prepare(self, values: Sequence[str]) -> PaddedTexts:
@@ -238,7 +249,7 @@ class FrozenText(EncoderWords, Condition[str, PaddedTexts]):
         if isinstance(prepared, WordTexts):
             found = self.encode_words(prepared.numbers.cpu(), prepared.mask[prepared.rows].cpu())
             states = states.index_copy(0, prepared.rows.to(device), found.to(device).float())
-        return mean_pooled(states, prepared.mask.to(device))
+        return self.laid_out(mean_pooled(states, prepared.mask.to(device)))
 
     def describe(self) -> dict[str, object]:
         """Encoder and SHA-256 of its weights, if they are in a local folder."""
@@ -247,13 +258,16 @@ class FrozenText(EncoderWords, Condition[str, PaddedTexts]):
         return {"encoder": self.encoder, "length": self.length, "sha256": digest}
 
 
-class ByteText(WordCondition, Condition[str, PaddedTexts]):
+class ByteText(WordCondition, LaidOutTexts[PaddedTexts]):
     """A trained embedding of UTF-8 bytes and positions: no download, any language. Rows of new words follow the 256 bytes."""
 
-    def __init__(self, width: int, length: int, cfg_dropout: float, words: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, width: int, length: int, cfg_dropout: float, words: Mapping[str, int] | None = None, layout: TextLayout = TextLayout()
+    ) -> None:
         super().__init__(width, cfg_dropout)
         self.word_embeddings = WordVectors(words or {}, width)
         self.length = length
+        self.set_layout(layout)
         self.table = nn.Embedding(256, width)
         self.places = nn.Embedding(length, width)
         nn.init.normal_(self.table.weight, std=0.02)
@@ -282,7 +296,7 @@ class ByteText(WordCondition, Condition[str, PaddedTexts]):
         device = self.null.device
         numbers, mask = prepared.states.to(device), prepared.mask.to(device)
         rows = self.table(numbers) if not len(self.word_embeddings) else self._with_words(numbers)
-        return mean_pooled(rows + self.places.weight[: numbers.shape[1]], mask)
+        return self.laid_out(mean_pooled(rows + self.places.weight[: numbers.shape[1]], mask))
 
     def _with_words(self, numbers: Tensor) -> Tensor:
         return nn.functional.embedding(numbers, torch.cat([self.table.weight, self.word_embeddings.table()]))
@@ -309,12 +323,28 @@ class Text(ConditionSettings, family="condition", name="text"):
             Hugging Face encoder.
         length: Most tokens; longer texts are cut.
         words: New words such as ``@me``, each with its number of vectors in the checkpoint: those of merged adapters.
+        padding: Where shorter texts are padded: on the ``right``, up to the longest of a batch, or on the ``left``, up to ``length``, so
+            that each text ends next to the first token (LlamaGen).
+        causal: Whether a state sees only those before it, where they stand in the chain before the tokens (LlamaGen).
+        null: What takes the place of a dropped text: one ``vector``, or a ``table`` of a vector for each of ``length`` states, seen where
+            the text has states (LlamaGen).
     """
 
     input: ClassVar[ConditionInput] = TEXT
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
     words: dict[str, PositiveInt] | None = None
+    padding: Padding = "right"
+    causal: bool = False
+    null: Null = "vector"
+
+    @model_validator(mode="after")
+    def _table_of_all(self) -> Text:
+        if self.null == "table" and self.padding == "right":
+            raise ValueError(
+                "null: table has a vector for each of `length` states, and with padding: right texts have fewer: set padding: left"
+            )
+        return self
 
     @field_validator("words")
     @classmethod
@@ -329,6 +359,7 @@ class Text(ConditionSettings, family="condition", name="text"):
 
     def build(self, context: BuildContext = NO_CONTEXT) -> Condition:
         """The condition."""
+        layout = TextLayout(self.padding, self.causal, self.null)
         if self.encoder == "bytes":
-            return ByteText(self.width, self.length, self.cfg_dropout, self.words)
-        return FrozenText(self.encoder, self.length, self.cfg_dropout, self.words)
+            return ByteText(self.width, self.length, self.cfg_dropout, self.words, layout)
+        return FrozenText(self.encoder, self.length, self.cfg_dropout, self.words, layout)

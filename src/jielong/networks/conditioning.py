@@ -114,11 +114,19 @@ class Conditioning:
             return self
         return replace(self, states=F.pad(self.states, (0, 0, 0, missing)), mask=F.pad(self.mask, (0, missing)))
 
+    def ending(self) -> Conditioning:
+        """The same with padding before the states of each item, so that the last one is real."""
+        return self._ordered(self.mask)
+
     def compact(self) -> Conditioning:
         """The same with padding behind the states of each item, for networks that number states: between those of two conditions too."""
+        return self._ordered(~self.mask)
+
+    def _ordered(self, last: Tensor) -> Conditioning:
+        """The same with the states of each item where ``last``, ``(B, L)`` bool, is false, then the others."""
         if self.padding_mask is None:
             return self
-        order = (~self.mask).long().argsort(dim=1, stable=True)
+        order = last.long().argsort(dim=1, stable=True)
         states = self.states.gather(1, order[..., None].expand_as(self.states))
         return replace(self, states=states, mask=self.mask.gather(1, order))
 

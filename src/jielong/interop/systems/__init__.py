@@ -98,7 +98,7 @@ RELEASES = {
     ),
     "llamagen": Release(
         "LlamaGen's transformers and their tokenizer",
-        "two files, such as c2i_B_256.pt and vq_ds16_c2i.pt",
+        "two files, such as c2i_B_256.pt and vq_ds16_c2i.pt; with texts also the folder of Flan-T5 XL",
         "MIT",
         _LLAMAGEN,
         "llamagen.read_generator",

@@ -6,8 +6,10 @@ size of pictures, which released files have in their names.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from jielong.tokenizers.vq import VQ
 from jielong.training.checkpoint import CheckpointError
 
 CODEBOOK, TOKENS = "quantize.embedding.weight", "tok_embeddings.weight"
+CLASSES = "cls_embedding.embedding_table.weight"
 SIDE = 256
 """Pixels of a side that a tokenizer alone is imported for; its networks take any number."""
 HEADS = {3200: 32, 4096: 32}
@@ -43,15 +46,16 @@ def read_tokenizer(paths: Sequence[Path]) -> Imported:
 
 
 def read_generator(paths: Sequence[Path]) -> Imported:
-    """A transformer of classes with its tokenizer, from a file each.
+    """A transformer with its tokenizer, from a file each; one of texts also with the folder of its text encoder, Flan-T5 XL.
 
     Raises:
         CheckpointError: if one is missing or another file.
     """
-    found = parts([read(path) for path in paths], tokenizer=CODEBOOK, transformer=TOKENS)
+    folders = [path for path in paths if path.is_dir()]
+    found = parts([read(path) for path in paths if path not in folders], tokenizer=CODEBOOK, transformer=TOKENS)
     if missing := {"tokenizer", "transformer"} - found.keys():
         raise CheckpointError(f"LlamaGen is a transformer and a tokenizer, and the file of the {missing.pop()} is missing: give both")
-    return _generator(found["transformer"], found["tokenizer"])
+    return _generator(found["transformer"], found["tokenizer"], folders)
 
 
 def _tokenizer(source: Source, side: int = SIDE) -> Imported:
@@ -112,14 +116,13 @@ def _layer(theirs: str, ours: str) -> list[Row]:
     return [Row(f"{theirs}.{conv}", f"{ours}.{conv}")]
 
 
-def _generator(source: Source, tokenizer: Source) -> Imported:
+def _generator(source: Source, tokenizer: Source, folders: Sequence[Path] = ()) -> Imported:
     weights = source.weights
-    if "cls_embedding.embedding_table.weight" not in weights:
-        raise CheckpointError(f"{source.path} has codes but neither classes nor texts of LlamaGen's transformers")
+    given = _given_classes(source, folders) if CLASSES in weights else _given_texts(source, folders)
     side = _side(source.path)
     units = _tokenizer(tokenizer, side)
     reduction = 2 ** (numbers(tokenizer.weights, "encoder.conv_blocks.{i}.res.0.norm1.weight") - 1)
-    width, (classes, _) = weights[TOKENS].shape[1], weights["cls_embedding.embedding_table.weight"].shape
+    width = weights[TOKENS].shape[1]
     heads = HEADS.get(width, width // 64)
     if not heads or width % heads:
         raise CheckpointError(f"{source.path}: LlamaGen has no model {width} wide whose number of heads is known")
@@ -134,24 +137,76 @@ def _generator(source: Source, tokenizer: Source) -> Imported:
         "heads": heads,
         "hidden": weights["layers.0.feed_forward.w1.weight"].shape[0],
         "dropout": 0.1,
-        "condition": "pooled",
+        "condition": given.path,
         "start": "condition",
         "rotary_at": "token",
     }
-    scale = SCALES.get(width)
     recipe: JSON = {
-        "data": {"set": "imagenet"},
-        "condition": {"class": {"width": width, "cfg_dropout": 0.1}},
+        "data": {"set": given.data},
+        "condition": given.condition,
         "order": "raster",
         "backbone": {"transformer": transformer},
         "head": "softmax",
-        "sampling": {"guidance": 1.0 if scale is None else scale},
+        "sampling": given.sampling,
     }
     notes = [f"{source.path.name}: pictures of {side} x {side} pixels, by its name", *source.notes]
-    notes += [] if scale else [f"the paper states no scale of guidance for a model {width} wide: set sampling.guidance"]
-    keys = KeyMap([*_rows_of_transformer(heads), *_no_positions(side // reduction, width), _classes()])
-    names = tuple(map(str, range(classes - 1)))
-    return Imported(recipe, units.media, weights, keys, names, {"tokenizer": units}, tuple(notes))
+    keys = KeyMap([*_rows_of_transformer(heads), *_no_positions(side // reduction, width), *given.rows])
+    return Imported(recipe, units.media, weights, keys, given.classes, {"tokenizer": units}, (*notes, *given.notes))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a transformer is conditioned on."""
+
+    condition: JSON
+    path: str  # how it enters: backbone.transformer.condition
+    rows: tuple[Row, ...]
+    sampling: JSON
+    data: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _given_classes(source: Source, folders: Sequence[Path]) -> _Given:
+    if folders:
+        raise CheckpointError(f"{source.path} is conditioned on classes, and no text encoder reads these: leave {folders[0]} out")
+    count, width = source.weights[CLASSES].shape
+    split = Transform(
+        "split into classes and the null",
+        lambda tensors: [tensors[0][:-1], tensors[0][-1]],
+        lambda tensors: [torch.cat([tensors[0], tensors[1][None]])],
+    )
+    scale = SCALES.get(width)
+    notes = () if scale else (f"the paper states no scale of guidance for a model {width} wide: set sampling.guidance",)
+    condition: JSON = {"class": {"width": width, "cfg_dropout": 0.1}}
+    rows = (Row(CLASSES, ("condition.table.weight", "condition.null"), split),)  # the null class is the last row
+    return _Given(condition, "pooled", rows, {"guidance": scale or 1.0}, "imagenet", tuple(map(str, range(count - 1))), notes)
+
+
+def _given_texts(source: Source, folders: Sequence[Path]) -> _Given:
+    null = source.weights.get("cls_embedding.uncond_embedding")
+    if null is None:
+        raise CheckpointError(f"{source.path} has codes but neither classes nor texts of LlamaGen's transformers")
+    if len(folders) != 1:
+        raise CheckpointError(
+            f"{source.path} reads texts through Flan-T5 XL, whose folder (huggingface.co/google/flan-t5-xl) is no part of the release: "
+            "name it as well, once"
+        )
+    encoder, (length, channels) = folders[0].resolve(), null.shape
+    try:
+        states = json.loads((encoder / "config.json").read_text("utf-8")).get("d_model")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{encoder} is no folder of a text encoder: its config.json cannot be read ({error})") from None
+    if states != channels:
+        raise CheckpointError(f"{source.path} reads states of {channels} channels, and those of {encoder} have {states}: give Flan-T5 XL")
+    layout = {"length": length, "padding": "left", "causal": True, "null": "table"}
+    maps = ("cls_embedding.cap_proj.fc1.weight", "backbone.prefix.0"), ("cls_embedding.cap_proj.fc2.weight", "backbone.prefix.2")
+    zeros = torch.zeros(source.weights[TOKENS].shape[1])
+    rows = [Row("cls_embedding.uncond_embedding", "condition.null")]
+    for theirs, ours in maps:
+        rows += [Row(theirs, f"{ours}.weight"), Row((), f"{ours}.bias", given(zeros))]  # they have no biases
+    condition: JSON = {"text": {"encoder": str(encoder), "cfg_dropout": 0.1, **layout}}
+    return _Given(condition, "prefix", tuple(rows), {"guidance": 7.5, "top_k": 1000}, "laion-coco")
 
 
 def _side(path: Path) -> int:
@@ -198,13 +253,3 @@ def _halves(heads: int) -> Transform:
 def _no_positions(grid: int, width: int) -> list[Row]:
     """Learned position embeddings of rows and columns, which it has not: zeros."""
     return [Row((), f"position_embeddings.{axis}.weight", given(torch.zeros(grid, width))) for axis in range(2)]
-
-
-def _classes() -> Row:
-    """A table whose last row is the null class."""
-    split = Transform(
-        "split into classes and the null",
-        lambda tensors: [tensors[0][:-1], tensors[0][-1]],
-        lambda tensors: [torch.cat([tensors[0], tensors[1][None]])],
-    )
-    return Row("cls_embedding.embedding_table.weight", ("condition.table.weight", "condition.null"), split)
