@@ -69,3 +69,11 @@ def test_a_set_without_classes_and_settings_out_of_range_are_refused() -> None:
 
 def test_describe_names_the_classes() -> None:
     assert make().describe() == {"classes": NAMES}
+
+
+@pytest.mark.parametrize("value", ["1000", 3, "dog", "-1"])
+def test_classes_without_names_are_told_by_their_range(value: int | str) -> None:
+    condition = Class(width=4).build(BuildContext([str(number) for number in range(3)]))
+    assert condition.prepare(["2", 0]).tolist() == [2, 0]
+    with pytest.raises(ValueError, match="numbers 0 to 2, without names" if isinstance(value, str) else "classes run from 0 to 2"):
+        condition.prepare([value])

@@ -88,6 +88,8 @@ class ClassCondition(Condition[int | str, Tensor]):
             if 0 <= int(value) < len(self.names):
                 return int(value)
             raise ValueError(f"class {value} does not exist: classes run from 0 to {len(self.names) - 1}")
+        if self.names == [str(number) for number in range(len(self.names))]:
+            raise ValueError(f"there is no class {value!r}: this model's classes are the numbers 0 to {len(self.names) - 1}, without names")
         close = difflib.get_close_matches(str(value), self.names, n=1)
         raise ValueError(
             f"there is no class {value!r}; " + (f"did you mean {close[0]!r}?" if close else f"classes are {', '.join(self.names[:20])}")
