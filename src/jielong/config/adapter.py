@@ -36,7 +36,9 @@ class LoraSettings(Config):
         rank: Rows of ``A``.
         alpha: Scale of the update times ``rank``; by default ``rank``.
         targets: Which maps of a network's repeated blocks: ``attention`` (to queries, keys and values, and from what was attended to),
-            ``mlp`` (all others but those of adaptive norms), ``modulation`` (of adaptive norms), or names of maps such as ``qkv``.
+            ``mlp`` (all others but those of adaptive norms), ``modulation`` (of adaptive norms), or names of maps such as ``qkv``. A path
+            with dots, such as ``backbone.blocks.0-3`` or ``head.*.attention``, means all linear maps and convolutions there, in blocks or
+            not.
     """
 
     rank: PositiveInt = 8

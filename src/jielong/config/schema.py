@@ -28,7 +28,7 @@ else:  # which import torch: reading a recipe's keys does without
 
 
 class Trained(Config):
-    """A trained tokenizer: the name of a shipped model, or a checkpoint folder.
+    """A trained tokenizer: the name of a shipped model, a checkpoint folder, or an address of the Hub (``hf://user/name``).
 
     Attributes:
         checkpoint: Which.
@@ -89,6 +89,11 @@ class Recipe(Config):
         return self.order is not None
 
     @property
+    def adapts(self) -> bool:
+        """Whether it trains an adapter of ``train.init_from``, whose own weights stay as they are."""
+        return self.adapter is not None or self.train.lora is not None
+
+    @property
     def requires(self) -> dict[str, str]:
         """Checkpoints of the trained stages that this one is built on, names or folders, by the stage's name."""
         return self.stages | ({"tokenizer": self.tokenizer.checkpoint} if isinstance(self.tokenizer, Trained) else self.tokenizer.requires)
@@ -109,6 +114,8 @@ class Recipe(Config):
         self._check_stages()
         if self.adapter is not None:
             self._check_adapter()
+        elif self.train.lora is not None and not self.trains_generator:
+            raise ValueError("train.lora updates a generator, and this recipe trains a tokenizer: remove it, or take train.freeze")
         if self.trains_generator:
             if self.losses or self.balancer is not None:
                 key = "losses" if self.losses else "balancer"
@@ -185,6 +192,9 @@ class Recipe(Config):
 
     def _check_adapter(self) -> None:
         """Refuse an adapter of nothing, and one whose condition no caption with a name can supply."""
+        if self.train.freeze or self.train.lora is not None:
+            key, right = ("freeze", "remove it") if self.train.freeze else ("lora", "write it into `adapter`")
+            raise ValueError(f"adapter: all weights of its model stay as they are, so train.{key} has nothing to add: {right}")
         if not self.trains_generator:
             raise ValueError("adapter: it updates a generator, and this recipe trains a tokenizer: remove `adapter`")
         if self.train.init_from is None:

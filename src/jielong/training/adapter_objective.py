@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from jielong.core.rng import PerSampleRNG, seed_of
 from jielong.core.tokens import Tokens
 from jielong.data.sets import Batch, MediaSet
 from jielong.generation.generator import Generator
+from jielong.networks import lora
 from jielong.system.adapters import AdapterRecord, write_adapter
-from jielong.training.adapting import trained_tensors
+from jielong.training.adapting import UNNAMED, trained_tensors
 from jielong.training.checkpoint import ADAPTER
 from jielong.training.generator_objective import GeneratorObjective
 from jielong.training.objective import Losses, StepRNG
@@ -51,6 +52,7 @@ class AdapterObjective(GeneratorObjective):
     def __init__(self, *arguments: Any, record: AdapterRecord, prior: Prior | None, initial: Tensor | None = None) -> None:
         super().__init__(*arguments)
         self.record, self.prior, self.initial = record, prior, initial
+        self._calls = lora.Calls(self.model)
 
     def forward(self, batch: Batch, phase: str, samples_seen: int, rng: StepRNG) -> Losses:
         """The generator's loss in its one phase, and the class pictures' as ``prior_loss``."""
@@ -64,6 +66,16 @@ class AdapterObjective(GeneratorObjective):
         parts = {**own.parts, "subject_loss": own.total.detach(), "prior_loss": classes.total.detach()}
         return Losses(own.total + self.prior.weight * classes.total, parts)
 
+    def advice(self) -> str | None:
+        """The generator's; and once, which updates have no effect."""
+        if missing := self._calls.missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            return (
+                f"{', '.join(missing[:3])}{more}: nothing calls these maps, so their updates have no effect: leave them out of lora.targets"
+            )
+        return super().advice()
+
     def save(self, model: Generator, out: Path, recipe_yaml: str) -> None:
-        """Write the adapter's file."""
-        write_adapter(out / ADAPTER, self.record, trained_tensors(model, self.record, self.initial))
+        """Write the adapter's file; one without a subject is called after the run's folder."""
+        record = self.record if self.record.name != UNNAMED else replace(self.record, name=out.resolve().name)
+        write_adapter(out / ADAPTER, record, trained_tensors(model, record, self.initial))

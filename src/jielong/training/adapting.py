@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jielong.conditions.base import Condition
 from jielong.conditions.words import words_of
-from jielong.config.adapter import AdapterSettings, TextualInversionSettings
+from jielong.config.adapter import AdapterSettings, LoraSettings, TextualInversionSettings
 from jielong.config.registry import RecipeError
 from jielong.config.schema import Recipe
 from jielong.core.phases import phases_of
@@ -19,12 +19,14 @@ from jielong.data.order import spread
 from jielong.data.sets import MediaSet
 from jielong.generation.generator import Generator
 from jielong.networks import lora
-from jielong.system import System, find, load
+from jielong.system import DESCRIPTION, System, condition_inputs, find, load, read_description
 from jielong.system.adapters import AdapterRecord, word_key
 from jielong.training.checkpoint import fingerprint
 
 UPDATED = ("backbone", "head")
 """The parts of a generator that low-rank updates are of."""
+UNNAMED = ""
+"""Name in the record of an adapter without a subject until it is written: that of its run's folder."""
 _PARTS = ("tokenizer", "stages", "condition", "order", "backbone", "head", "stop_head")
 
 
@@ -52,26 +54,41 @@ class Adapting:
 
 
 def base_of(recipe: Recipe) -> System:
-    """The base of a recipe with `adapter`, on the CPU.
+    """The base of a recipe with `adapter` or `train.lora`, on the CPU.
 
     Raises:
         RecipeError: if it has other parts than the recipe, or cannot have an adapter.
         CheckpointError: if it cannot be loaded.
     """
-    name = recipe.train.init_from
+    name, key = recipe.train.init_from, "adapter" if recipe.adapter is not None else "train.lora"
     assert name is not None
     base = load(name, "cpu")
     for part in _PARTS:
         if getattr(recipe, part) != getattr(base.recipe, part):
-            raise RecipeError(f"adapter: it keeps the parts of {name}, and `{part}` is another here: leave it as {name} has it")
+            raise RecipeError(f"{key}: it keeps the parts of {name}, and `{part}` is another here: leave it as {name} has it")
     if base.generator is None:
-        raise RecipeError(f"adapter: {name} is a tokenizer, and adapters are of generators")
+        raise RecipeError(f"{key}: {name} is a tokenizer, and adapters are of generators")
     if len(phases := list(phases_of(base.generator))) > 1:
         raise RecipeError(
-            f"adapter: {name} is trained in the phases {', '.join(phases)}, and an adapter has one: choose a model with a single loss, "
+            f"{key}: {name} is trained in the phases {', '.join(phases)}, and an adapter has one: choose a model with a single loss, "
             "such as a masked, autoregressive or flow matching one"
         )
     return base
+
+
+def check_classes(recipe: Recipe, base: System, data: MediaSet) -> None:
+    """Refuse data of other classes than those that a base was trained on, where it reads classes.
+
+    Raises:
+        RecipeError: naming the first class that differs.
+    """
+    if not any(each.name == "class" for each in condition_inputs(recipe)):
+        return
+    known = read_description(find(base.name) / DESCRIPTION)[0]["classes"]
+    if list(data.classes) != known:
+        other = next((name for name in data.classes if name not in known), None)
+        what = f"{data.name} has the class {other!r}" if other is not None else f"{data.name} has other classes, or in another order,"
+        raise RecipeError(f"train.lora: {what} than {base.name}, which knows {', '.join(known[:5])}...: name its classes so")
 
 
 def begin(recipe: Recipe, base: System, data: MediaSet) -> Adapting:
@@ -87,16 +104,18 @@ def begin(recipe: Recipe, base: System, data: MediaSet) -> Adapting:
         DataError: if the class pictures cannot be used.
     """
     settings, generator = recipe.adapter, base.generator
-    assert settings is not None
     assert generator is not None
-    record = _record(recipe, settings, base, generator, data)
+    updates = recipe.train.lora if settings is None else settings.lora
+    record = _record(recipe, updates, base, generator, data)
     generator.requires_grad_(False)
-    if settings.lora is not None:
+    if updates is not None:
         try:
-            names = lora.chosen(lora.projections(generator, UPDATED), settings.lora.targets)
-            lora.inject(generator, names, settings.lora.rank, settings.lora.alpha or settings.lora.rank)
+            names = lora.chosen(lora.projections(generator, UPDATED), updates.targets, lora.maps(generator))
+            lora.inject(generator, names, updates.rank, updates.alpha or updates.rank)
         except ValueError as error:
-            raise RecipeError(f"adapter.lora: {error}") from None
+            raise RecipeError(f"{'train' if settings is None else 'adapter'}.lora: {error}") from None
+    if settings is None:
+        return Adapting(base, record, None)
     initial = None
     if settings.textual_inversion is not None:  # after the other, which freezes everything else
         initial = _add_word(generator.condition, settings.name, settings.textual_inversion, base.name)
@@ -126,22 +145,23 @@ def trained_tensors(generator: Generator, record: AdapterRecord, initial: Tensor
     return tensors
 
 
-def _record(recipe: Recipe, settings: AdapterSettings, base: System, generator: Generator, data: MediaSet) -> AdapterRecord:
-    rank = None if settings.lora is None else settings.lora.rank
+def _record(recipe: Recipe, updates: LoraSettings | None, base: System, generator: Generator, data: MediaSet) -> AdapterRecord:
+    settings = recipe.adapter
     terms, words = Licence.beside(find(base.name)), words_of(generator.condition)
-    inversion = settings.textual_inversion
+    inversion = None if settings is None else settings.textual_inversion
+    prior = None if settings is None else settings.prior
     return AdapterRecord(
-        name=settings.name,
+        name=UNNAMED if settings is None else settings.name,
         base=base.name,
         base_sha256=fingerprint(generator),
-        method=settings.method,
-        rank=rank,
-        alpha=None if settings.lora is None else float(settings.lora.alpha or settings.lora.rank),
-        words={} if inversion is None else {settings.name: inversion.vectors},
+        method="lora" if settings is None else settings.method,
+        rank=None if updates is None else updates.rank,
+        alpha=None if updates is None else float(updates.alpha or updates.rank),
+        words={} if settings is None or inversion is None else {settings.name: inversion.vectors},
         condition=None if inversion is None or words is None else words[1].describe(),
         pictures=len(data),
-        prior=None if settings.prior is None else settings.prior.model_dump(mode="json"),
-        licence=settings.licence or "not stated",
+        prior=None if prior is None else prior.model_dump(mode="json"),
+        licence=(None if settings is None else settings.licence) or "not stated",
         base_licence=None if terms is None else terms.weights,
         attributions=[] if terms is None else [str(each) for each in terms.learned_from],
         train=recipe.train.model_dump(mode="json", exclude_none=True),

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -45,9 +45,10 @@ from jielong.system import (
 from jielong.system.hub import pinned
 from jielong.tokenizers.base import LearnedTokenizer, Tokenizer
 from jielong.training import token_cache as cache
-from jielong.training.adapting import Adapting, base_of, begin
+from jielong.training.adapting import Adapting, base_of, begin, check_classes
 from jielong.training.best import selection_of
 from jielong.training.blocks import check_blocks
+from jielong.training.freezing import Frozen, freeze
 from jielong.training.heldout import figures_of
 from jielong.training.objective import Objective
 from jielong.training.objectives import generator_objective, measured_tokens, tokenizer_objective
@@ -74,6 +75,7 @@ class Experiment:
         generator: To be trained; ``None`` for a tokenizer's recipe.
         stages: Tokenizers of the earlier stages of a cascade, by name.
         adapting: The base and the record of an adapter, where that is what is trained.
+        frozen: What `train.freeze` keeps as it is.
     """
 
     recipe: Recipe
@@ -83,6 +85,7 @@ class Experiment:
     generator: Generator | None
     stages: Mapping[str, Tokenizer] = field(default_factory=dict)
     adapting: Adapting | None = None
+    frozen: Frozen = field(default_factory=Frozen)
 
     @property
     def data(self) -> MediaSet:
@@ -155,7 +158,7 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
         ValueError: if the data have no captions or classes where the recipe needs them, or sizes do not fit, together or into memory,
             or `train.keep` names a figure that is not measured.
     """
-    if recipe.adapter is not None:
+    if recipe.adapts:
         return _prepare_adapter(recipe, data or recipe.data.set)
     sets = open_sets(recipe, data or recipe.data.set)
     media = sets.train.medium
@@ -177,11 +180,14 @@ def prepare(recipe: Recipe, data: str | None = None) -> Experiment:
 
 
 def _prepare_adapter(recipe: Recipe, data: str) -> Experiment:
-    """The base with an adapter to train, and the pictures of its subject."""
-    base, sets = base_of(recipe), open_subject(recipe, data)
-    media = sets.train.medium
+    """The base with an adapter to train, and what it learns from: the pictures of a subject, or any data."""
+    base, sets = base_of(recipe), open_sets(recipe, data) if recipe.adapter is None else open_subject(recipe, data)
+    media, condition = sets.train.medium, None if base.generator is None else base.generator.condition
     if media != base.tokenizer.media:
-        raise ValueError(f"{base.name} draws {base.tokenizer.media}, but the pictures are read as {media}: change `data` to fit")
+        raise ValueError(f"{base.name} draws {base.tokenizer.media}, but the data are read as {media}: change `data` to fit")
+    if recipe.adapter is None and condition is not None and recipe.data.missing_condition != "error":
+        sets = sets.readable(condition)
+    check_classes(recipe, base, sets.train)
     torch.manual_seed(recipe.train.seed)
     adapting, trained = begin(recipe, base, sets.train), tokenizers_of(base.stages)
     stages = {name: trained[name] for name in recipe.stages}
@@ -190,9 +196,13 @@ def _prepare_adapter(recipe: Recipe, data: str) -> Experiment:
 
 def _checked(experiment: Experiment) -> Experiment:
     """The experiment, whose model can do what the training settings ask for."""
-    check_blocks(experiment.model, experiment.recipe.train)
-    selection_of(experiment.recipe.train, experiment.figures, keeps_best=False)
-    return experiment
+    settings = experiment.recipe.train
+    check_blocks(experiment.model, settings)
+    selection_of(settings, experiment.figures, keeps_best=False)
+    if not settings.freeze:
+        return experiment
+    tokenizer = None if experiment.generator is None else experiment.tokenizer
+    return replace(experiment, frozen=freeze(experiment.model, settings.freeze, tokenizer, experiment.recipe.losses))
 
 
 def _check_captions(data: MediaSet) -> None:
@@ -246,7 +256,7 @@ def _run(
     recipe = pinned(recipe, out)
     schedule = scheduled(recipe)
     state, name = check_run_folder(out, recipe.to_yaml(), upgraded, schedule), recipe.train.init_from
-    init_from = None if name is None or state is not None or recipe.adapter is not None else find(name)
+    init_from = None if name is None or state is not None or recipe.adapts else find(name)
     experiment = prepare(recipe)
     description = experiment.describe()
     if state is not None and (out / DESCRIPTION).exists():
@@ -260,6 +270,7 @@ def _run(
             copy_stages(recipe, out)
 
     def start(objective: Objective[Model], stream: TrainingStream) -> Summary:
+        objective.frozen, objective.still = experiment.frozen.names, experiment.frozen.modules
         summary = train(
             objective,
             stream,
@@ -271,6 +282,7 @@ def _run(
             accelerator=accelerator,
             init_from=init_from,
             write_inputs=write_inputs,
+            notes=[experiment.frozen.words] if experiment.frozen.words else [],
             **options,
         )
         if summary.finished and accelerator.is_main_process and experiment.adapting is None:  # an adapter's record is in its file
@@ -287,7 +299,7 @@ def _run(
             generator.condition.precompute(experiment.data, experiment.heldout)
         loaded = experiment.load_tokens(tokens)
         mirrored = experiment.load_mirrored(loaded)
-    if loaded is not None and loaded.lengths is not None:
+    if loaded is not None and loaded.lengths is not None and experiment.adapting is None:  # a base has what was fitted
         _fit_durations(experiment, generator, loaded)
     if generator.head.measures and state is None and experiment.adapting is None:  # a state and a base hold what was measured
         generator.head.measure(measured_tokens(experiment, loaded))

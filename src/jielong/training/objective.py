@@ -6,11 +6,11 @@ In all methods ``samples_seen`` is the position of the step in the schedules: un
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,18 @@ class Objective(nn.Module, ABC, Generic[Model]):
     """Whether the first of them tells which weights are better at any two times of the run."""
     result: str = WEIGHTS
     """The file that :meth:`save` writes last, by which a finished run is known."""
+
+    frozen: Set[str] = frozenset()
+    """Names of the model's tensors that ``train.freeze`` keeps as they are."""
+    still: Sequence[nn.Module] = ()
+    """Modules that stay in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but :attr:`still`."""
+        super().train(mode)
+        for module in self.still:
+            module.eval()
+        return self
 
     @property
     def phases(self) -> Mapping[str, nn.Module]:

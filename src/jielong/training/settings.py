@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from jielong.config.adapter import LoraSettings
 from jielong.config.registry import Config
 from jielong.config.schedule import End, Interval
 
@@ -59,8 +60,13 @@ class TrainSettings(Config):
             loss compares weights, where items are held out, else the last.
         best_by: The held-out figure that chooses the best; ``None``: ``heldout_loss``, or the first of a tokenizer's figures.
         patience: Early stopping: end the run after so many held-out evaluations in a row without a better figure; ``None``: never.
-        init_from: A shipped model's name, or a checkpoint's folder, whose tensors of the same name and shape initialise the model; others,
-            such as those of another head, are initialised at random.
+        init_from: A shipped model's name, a checkpoint's folder, or an address of the Hub, whose tensors of the same name and shape
+            initialise the model; others, such as those of another head, are initialised at random.
+        freeze: Parts that keep the weights of ``init_from``, by names of modules, such as ``[backbone.blocks.0-11, condition]``: ``*``
+            stands for any name, ``a-b`` for numbers; the names of a tokenizer's recipe begin with ``tokenizer``, such as
+            ``tokenizer.encoder``. They have no dropout, and their statistics and codebooks stay.
+        lora: Train low-rank updates of the model ``init_from`` in place of its weights. The run leaves a small file that any command takes
+            by ``--adapter``.
         log_every: Samples between two lines of the log; ``None``: a two-hundredth of the budget (of time, where there is one).
         sample_every: Samples between two sample grids; ``None``: a tenth.
         save_every: Samples between two saves of the whole state; ``None``: a twentieth.
@@ -87,6 +93,8 @@ class TrainSettings(Config):
     best_by: str | None = None
     patience: PositiveInt | None = None
     init_from: str | None = None
+    freeze: tuple[str, ...] = ()
+    lora: LoraSettings | None = None
     log_every: Interval | None = None
     sample_every: Interval | None = None
     save_every: Interval | None = None
@@ -99,6 +107,12 @@ class TrainSettings(Config):
             raise ValueError(f"warmup ({self.warmup}) must be shorter than the budget of {self.samples} samples")
         if self.keep == "last" and self.best_by is not None and self.patience is None:
             raise ValueError(f"best_by ({self.best_by}) chooses nothing under keep: last without patience; set keep: best, or leave it out")
+        if self.lora is not None and self.init_from is None:
+            raise ValueError("lora updates a trained model: set init_from to its name, folder or address")
+        if self.lora is not None and self.freeze:
+            raise ValueError("lora keeps all weights of its model as they are, so freeze has nothing to add: remove one of them")
+        if self.freeze and self.init_from is None:
+            raise ValueError("freeze keeps weights as they are, and without init_from they are random: name the checkpoint they come from")
         return self
 
     def resolved(self) -> TrainSettings:

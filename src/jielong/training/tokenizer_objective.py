@@ -161,7 +161,7 @@ class TokenizerObjective(Objective[LearnedTokenizer]):
             self.model.eval()  # the codebook must not learn from this second forward of the batch
             with torch.no_grad():
                 fake = self.model(batch.media, samples_seen=samples_seen, rng=rng.per_sample).media
-            self.model.train()
+            self.train()
         if fake is None:
             raise RuntimeError("the tokenizer gives no reconstruction for the discriminator yet")
         parts = self.adversarial.discriminator_loss(batch.media, fake)

@@ -9,7 +9,7 @@ resume as well, but no two are equal.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict, TypeVar
@@ -77,6 +77,7 @@ def train(
     evaluate: bool = True,
     init_from: Path | None = None,
     write_inputs: Callable[[], None] | None = None,
+    notes: Sequence[str] = (),
 ) -> Summary:
     """Train, or resume the run in ``out``.
 
@@ -100,6 +101,7 @@ def train(
         command: The command line, for the summary.
         evaluate: Whether to measure held-out figures, at every sample grid and at the end.
         init_from: Folder of a checkpoint that initialises a new run where names and shapes fit; a resumed run does not read it.
+        notes: Lines to print when a new run begins.
         write_inputs: Writes what belongs in ``out`` beside the recipe; called by one process, after all checks.
 
     The first SIGINT, SIGTERM or SIGHUP saves and stops after the step, a second SIGINT at once; once all samples are seen and the state is
@@ -127,7 +129,9 @@ def train(
     tracking = Trackers(trackers, accelerator, out, flat(read_value(recipe_yaml, str(out / RECIPE)))) if trackers and main else None
     logger = RunLogger(out if main else None, screen, counters.metrics_bytes, counters.samples, tracking)
     if state is None and init_from is not None:
-        logger.print(_initialise(objective.model, init_from))
+        logger.print(_initialise(objective.model, init_from, objective.frozen))
+    for note in notes if state is None else ():
+        logger.print(note)
     if state is not None:
         changed = changes_since(out, recipe_yaml, upgrade, schedule)
         logger.print(f"resumed at {counters.samples:,} of {settings.samples:,} samples" + "".join(f"; {change}" for change in changed))
@@ -169,9 +173,15 @@ def train(
     return summary
 
 
-def _initialise(model: nn.Module, folder: Path) -> str:
-    """Initialise a model from a checkpoint; a line for the log."""
+def _initialise(model: nn.Module, folder: Path, frozen: Set[str]) -> str:
+    """Initialise a model from a checkpoint, which has all that is frozen; a line for the log."""
     count, others = init_from_checkpoint(model, folder)
+    if random := sorted(frozen & {*others}):
+        more = f" and {len(random) - 3} more" if len(random) > 3 else ""
+        raise RecipeError(
+            f"train.freeze: the checkpoint of train.init_from has no {', '.join(random[:3])}{more} of this shape, which would stay "
+            "random: train them, or choose another checkpoint"
+        )
     parts = ", ".join(sorted({name.split(".")[0] for name in others}))
     return f"initialised {count} tensors from {folder.name}, {len(others)} at random" + (f" (of {parts})" if parts else "")
 

@@ -75,5 +75,5 @@ def train(
     say(f"done: {summary.samples:,} samples in {summary.seconds:,.0f} s{figures}")
     if settings.trains_generator or summary.evaluation:  # there are held-out items to evaluate on
         command = "generate" if settings.trains_generator else "evaluate"
-        say(f"next: jielong {command} {folder if settings.adapter is None else f'{settings.train.init_from} --adapter {folder}'}")
+        say(f"next: jielong {command} {f'{settings.train.init_from} --adapter {folder}' if settings.adapts else folder}")
     typer.echo(folder)
