@@ -97,6 +97,11 @@ def personalisation(found: dict[str, Any]) -> None:
     assert figures["judge_real"]["value"] > 0.9  # the judge tells real subjects apart
 
 
+def official(found: dict[str, Any]) -> None:
+    assert [(row["system"], row["threads"]) for row in found["rows"]] == [("var", 1)]
+    assert all(row["equal"] and row["apart"] < 1e-4 and row["bf16_s"] > 0 for row in found["rows"])
+
+
 CHECKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], None]]] = {
     "backbone": ((), backbone),
     "backbone --attention": (("--attention",), attention),
@@ -116,6 +121,7 @@ CHECKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], None]]] = {
     "heads": (("--heads", "diffusion", "energy", "gaussian_mixture"), heads),
     "loss_terms": ((), loss_terms),
     "personalisation": ((), personalisation),
+    "official": (("--bf16",), official),
 }
 TABLES = ("codebooks", "codec", "speech", "voices")
 
