@@ -23,6 +23,8 @@ from jielong.networks.masked_autoencoder import MaskedAutoencoder, MaskedAutoenc
 from jielong.networks.resnet import ResnetEncoder
 from jielong.networks.transformer import Transformer as Network
 from jielong.orders.raster import RasterOrder
+from jielong.training.optimizers import build_optimizer
+from jielong.training.settings import TrainSettings
 
 WIDTH, HEADS, HEAD, N, B = 16, 2, 8, 8, 2
 COORDS = torch.cartesian_prod(torch.arange(2), torch.arange(4))
@@ -54,7 +56,7 @@ def test_queries_and_keys_of_length_one_give_scaled_cosines() -> None:
     x = rows()
     q, k, v = F.linear(x, layer.qkv.weight).view(B, N, 3, HEADS, HEAD).permute(2, 0, 3, 1, 4)
     assert layer.qv_bias is not None
-    q, v = (each + bias.view(HEADS, 1, HEAD) for each, bias in zip((q, v), layer.qv_bias, strict=True))
+    q, v = (each + bias.view(HEADS, 1, HEAD) for each, bias in zip((q, v), layer.qv_bias.chunk(2), strict=True))
     cosines = (q / q.norm(dim=-1, keepdim=True)) @ (k / k.norm(dim=-1, keepdim=True)).mT
     scale = torch.tensor([math.exp(1.5), 100.0]).view(HEADS, 1, 1)
     expected = ((cosines * scale).softmax(-1) @ v).transpose(1, 2).reshape(B * N, WIDTH)
@@ -208,3 +210,10 @@ def test_black_around_is_the_zero_of_pictures_from_0_to_1() -> None:
     ours.load_state_dict(state | {"layers.0.weight": weight / 2, "layers.0.bias": state["layers.0.bias"] + weight.sum((1, 2, 3)) / 2})
     picture = rows(0, 1, 3, 8, 8).clamp(-1, 1)
     torch.testing.assert_close(ours(picture), theirs((picture + 1) / 2), atol=1e-5, rtol=1e-4)
+
+
+def test_biases_of_queries_and_values_do_not_decay() -> None:
+    layer = SelfAttention(WIDTH, HEADS, qk_norm="l2", bias=True, norm_eps=1e-5, key_bias=False)
+    optimizer = build_optimizer(layer, TrainSettings(samples=8, batch=8, weight_decay=0.1))
+    decayed = [parameter for group in optimizer.param_groups if group["weight_decay"] for parameter in group["params"]]
+    assert {id(parameter) for parameter in decayed} == {id(layer.qkv.weight), id(layer.out.weight)}

@@ -157,7 +157,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.head_width, self.qk_norm_eps = heads, width // heads, qk_norm_eps
         self.qkv = nn.Linear(width, 3 * width, bias=bias and key_bias)
-        self.qv_bias = None if key_bias else nn.Parameter(torch.zeros(2, width))
+        self.qv_bias = None if key_bias else nn.Parameter(torch.zeros(2 * width))
         self.out = nn.Linear(width, width, bias=bias)
         self.q_norm = Norm(width // heads, "rms", norm_eps) if qk_norm is True else None
         self.k_norm = Norm(width // heads, "rms", norm_eps) if qk_norm is True else None
@@ -168,7 +168,7 @@ class SelfAttention(nn.Module):
         """Biases of queries, keys and values, ``(3 D,)``."""
         if self.qv_bias is None:
             return self.qkv.bias
-        q, v = self.qv_bias.unbind()
+        q, v = self.qv_bias.chunk(2)
         return torch.cat((q, torch.zeros_like(q), v))
 
     @property

@@ -13,7 +13,7 @@ import torch
 
 from jielong.core.json import JSON
 from jielong.interop.files import Source, parts, read
-from jielong.interop.key_map import Dropped, KeyMap, Row, Transform, each, given, numbers, squeezed
+from jielong.interop.key_map import Dropped, KeyMap, Row, Transform, each, given, joined, numbers, squeezed
 from jielong.interop.released import Imported
 from jielong.interop.resnet_names import KIND, network_of, rows_of
 from jielong.media.kinds.image import image_medium
@@ -143,7 +143,7 @@ def _keys(shared: bool) -> KeyMap:
         Row("pos_1LC", "position_embeddings.slots.weight", squeezed(0)),
         Row("lvl_embed.weight", "position_embeddings.scales.weight"),
         Row(f"{theirs}.attn.mat_qkv.weight", f"{ours}.attention.qkv.weight"),
-        Row((f"{theirs}.attn.q_bias", f"{theirs}.attn.v_bias"), f"{ours}.attention.qv_bias", _STACKED),
+        Row((f"{theirs}.attn.q_bias", f"{theirs}.attn.v_bias"), f"{ours}.attention.qv_bias", joined(2)),
         Row(f"{theirs}.attn.scale_mul_1H11", f"{ours}.attention.log_scale", squeezed(0, 2, 3)),
         Row(f"{theirs}.attn.proj.{KIND}", f"{ours}.attention.out.{KIND}"),
         Row(f"{theirs}.ffn.fc1.{KIND}", f"{ours}.feed_forward.up.{KIND}"),
@@ -182,7 +182,6 @@ _LAST_APART = Transform(
     lambda tensors: [tensors[0][:-1], tensors[0][-1]],
     lambda tensors: [torch.cat([tensors[0], tensors[1][None]])],
 )
-_STACKED = Transform("stacked", lambda tensors: [torch.stack(list(tensors))], lambda tensors: tensors[0].unbind())
 _OWN_SHARE = each(
     "with shifts, scales and gates in our order",
     lambda share: _reordered(share.flatten(), OF_LAYER),
