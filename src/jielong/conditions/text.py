@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 CACHED_TEXTS = 50_000
 """Most texts whose states are cached: half a gigabyte of short captions."""
 
+WITH_DECODER = ("t5", "mt5", "umt5")
+"""Types of models that have a decoder, also where a folder holds the encoder alone."""
+
 
 class NoText(str):
     """The caption of an item of a data set that has none; an empty text is refused elsewhere."""
@@ -132,7 +135,8 @@ def find_encoder(name: str) -> str:
 class FrozenText(EncoderWords, LaidOutTexts[PaddedTexts]):
     """Token states of a frozen Hugging Face encoder, cached per text in half precision; those of texts with new words are computed anew.
 
-    A new word's vectors take the place of rows of the encoder's input embedding, so that gradients reach them through it.
+    A new word's vectors take the place of rows of the encoder's input embedding, so that gradients reach them through it. Of a model with
+    an encoder and a decoder, such as T5, it is the encoder. ``projection``: channels of a trained linear map of its states.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class FrozenText(EncoderWords, LaidOutTexts[PaddedTexts]):
         cfg_dropout: float,
         words: Mapping[str, int] | None = None,
         layout: TextLayout = TextLayout(),
+        projection: int | None = None,
     ) -> None:
         from transformers import AutoConfig, logging
 
@@ -149,12 +154,14 @@ class FrozenText(EncoderWords, LaidOutTexts[PaddedTexts]):
         logging.disable_progress_bar()
         self._folder = find_encoder(encoder)
         config = AutoConfig.from_pretrained(self._folder)
-        super().__init__(config.hidden_size, cfg_dropout)
+        super().__init__(config.hidden_size if projection is None else projection, cfg_dropout)
+        self.projection = None if projection is None else nn.Linear(config.hidden_size, projection)
+        self.encoded_width = config.hidden_size
         self.word_embeddings = WordVectors(words or {}, getattr(config, "embedding_size", config.hidden_size))
         self.encoder = encoder
         self.length = length
         self.set_layout(layout)
-        self._encoder_of_two = bool(config.is_encoder_decoder)
+        self._encoder_of_two = bool(config.is_encoder_decoder) or config.model_type in WITH_DECODER
         # In a dict, so that nn.Module does not register frozen weights and checkpoints do not hold them.
         self._frozen: dict[str, object] = {}
         self._cache: dict[str, Tensor] = {}
@@ -193,7 +200,7 @@ class FrozenText(EncoderWords, LaidOutTexts[PaddedTexts]):
     def _with_words(self, values: Sequence[str], words: Mapping[int, Tensor]) -> WordTexts:
         """Prepared texts, of which those with new words are numbers of tokens."""
         others = {row: text for row, text in enumerate(values) if row not in words}
-        states = {row: torch.zeros(len(numbers), self.width).half() for row, numbers in words.items()}
+        states = {row: torch.zeros(len(numbers), self.encoded_width).half() for row, numbers in words.items()}
         if others:
             known = self.prepare(list(others.values()))
             states |= {row: each[mask] for row, each, mask in zip(others, known.states, known.mask, strict=True)}
@@ -249,6 +256,7 @@ class FrozenText(EncoderWords, LaidOutTexts[PaddedTexts]):
         if isinstance(prepared, WordTexts):
             found = self.encode_words(prepared.numbers.cpu(), prepared.mask[prepared.rows].cpu())
             states = states.index_copy(0, prepared.rows.to(device), found.to(device).float())
+        states = states if self.projection is None else self.projection(states)
         return self.laid_out(mean_pooled(states, prepared.mask.to(device)))
 
     def describe(self) -> dict[str, object]:
@@ -322,6 +330,7 @@ class Text(ConditionSettings, family="condition", name="text"):
         encoder: ``minilm`` (frozen all-MiniLM-L6-v2, 384 wide), ``bytes`` (trained, ``width`` wide), or a local folder or hub id of any
             Hugging Face encoder.
         length: Most tokens; longer texts are cut.
+        projection: Channels of a trained linear map of the frozen encoder's states, as of MusicGen's (arXiv 2306.05284); none by default.
         words: New words such as ``@me``, each with its number of vectors in the checkpoint: those of merged adapters.
         padding: Where shorter texts are padded: on the ``right``, up to the longest of a batch, or on the ``left``, up to ``length``, so
             that each text ends next to the first token (LlamaGen).
@@ -333,6 +342,7 @@ class Text(ConditionSettings, family="condition", name="text"):
     input: ClassVar[ConditionInput] = TEXT
     encoder: str = "minilm"
     length: int = Field(default=32, ge=1)
+    projection: PositiveInt | None = None
     words: dict[str, PositiveInt] | None = None
     padding: Padding = "right"
     causal: bool = False
@@ -361,5 +371,7 @@ class Text(ConditionSettings, family="condition", name="text"):
         """The condition."""
         layout = TextLayout(self.padding, self.causal, self.null)
         if self.encoder == "bytes":
+            if self.projection is not None:
+                raise ValueError("condition.text.projection is of a frozen encoder's states, and bytes are trained at width: leave it out")
             return ByteText(self.width, self.length, self.cfg_dropout, self.words, layout)
-        return FrozenText(self.encoder, self.length, self.cfg_dropout, self.words, layout)
+        return FrozenText(self.encoder, self.length, self.cfg_dropout, self.words, layout, self.projection)

@@ -60,8 +60,10 @@ def export_codec(system: System, folder: Path) -> list[str]:
             f"codec of the autoencoder {network.name} with the quantizer {quantizer.name}"
         )
     media = tokenizer.media
-    config |= {"sampling_rate": media.sample_rate, "audio_channels": media.channels}
-    if isinstance(network, DAC) and media.channels != 1:
+    config |= {"sampling_rate": media.sample_rate}
+    if not isinstance(network, DAC):
+        config["audio_channels"] = media.channels
+    elif media.channels != 1:
         raise CheckpointError(f"transformers has DAC of mono sound alone, and {system.name} is of {media}")
     _compare(read(config, weights, media.duration), settings, tokenizer.layout.channels, state)  # type: ignore[arg-type]
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,13 @@ FOLDER = "a folder of transformers"
 _LLAMAGEN = "https://github.com/FoundationVision/LlamaGen"
 VAR = "https://huggingface.co/FoundationVision/var"
 RELEASES = {
+    "musicgen": Release(
+        "MusicGen, sound from a text in the delay pattern",
+        "a folder of transformers, and behind it that of its T5 where the hub is not at hand",
+        "CC BY-NC 4.0",
+        "https://huggingface.co/facebook/musicgen-small",
+        "musicgen.read_musicgen",
+    ),
     "stable-diffusion-vae": Release(
         "Stable Diffusion's KL autoencoder, and others of its class",
         "a folder of diffusers with an AutoencoderKL, or a pipeline with one",
