@@ -194,22 +194,26 @@ class MAR(nn.Module):
         return torch.stack([self.fake_latent[0] if label is None else self.class_emb.weight[label] for label in labels])
 
     def hidden(self, tokens: Tensor, mask: Tensor, labels: Sequence[int | None]) -> Tensor:
-        """``z (B, N, D)`` of tokens ``(B, N, C)``, one item after the other, so that nothing is padded."""
-        return torch.stack([self._hidden(*item) for item in zip(tokens, mask.bool(), self.classes(labels), strict=True)])
+        """``z (B, N, D)`` of tokens ``(B, N, C)``; items that know different numbers go one after the other, so that nothing is padded."""
+        mask, given = mask.bool(), self.classes(labels)
+        if len(mask.sum(1).unique()) == 1:
+            return self._hidden(tokens, mask, given)
+        items = (slice(index, index + 1) for index in range(len(tokens)))
+        return torch.cat([self._hidden(tokens[item], mask[item], given[item]) for item in items])
 
-    def _hidden(self, tokens: Tensor, mask: Tensor, label: Tensor) -> Tensor:
-        buffer = self.sizes.buffer
-        x = torch.cat([label.expand(buffer, -1), self.z_proj(tokens)]) + self.encoder_pos_embed_learned[0]
-        seen = torch.cat([torch.ones(buffer, dtype=torch.bool), ~mask])
-        x = self.z_proj_ln(x)[seen][None]
+    def _hidden(self, tokens: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        batch, buffer = len(tokens), self.sizes.buffer
+        x = torch.cat([labels[:, None].expand(-1, buffer, -1), self.z_proj(tokens)], 1) + self.encoder_pos_embed_learned
+        seen = torch.cat([torch.ones(batch, buffer, dtype=torch.bool), ~mask], 1)
+        x = self.z_proj_ln(x)[seen].view(batch, -1, x.shape[2])
         for block in self.encoder_blocks:
             x = block(x)
-        full = self.mask_token[0].repeat(len(seen), 1)
-        full[seen] = self.decoder_embed(self.encoder_norm(x))[0]
-        x = (full + self.decoder_pos_embed_learned[0])[None]
+        full = self.mask_token.repeat(*seen.shape, 1)
+        full[seen] = self.decoder_embed(self.encoder_norm(x)).flatten(0, 1)
+        x = full + self.decoder_pos_embed_learned
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_norm(x)[0, buffer:] + self.diffusion_pos_embed_learned[0]
+        return self.decoder_norm(x)[:, buffer:] + self.diffusion_pos_embed_learned
 
 
 def hidden_counts(tokens: int, steps: int) -> list[int]:
