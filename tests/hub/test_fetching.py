@@ -167,7 +167,13 @@ def test_a_recipe_names_an_address_and_its_run_names_the_commit(server: LocalHub
 
 def test_the_variables_of_the_client_are_those_of_the_command(server: LocalHub, commit: str, tmp_path: Path) -> None:
     """In a process of its own, since the client reads them when it is imported."""
-    variables = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path / "own"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    variables = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_CACHE": str(tmp_path / "own"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     command = [sys.executable, "-m", "jielong", "pull", ADDRESS]
     found = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
