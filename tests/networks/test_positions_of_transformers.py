@@ -179,3 +179,32 @@ def test_places_of_tokens_need_an_order_with_one_token_before_each() -> None:
         by_tokens(None, rotary=False)
     with pytest.raises(ValueError, match="leave it out"):
         by_tokens(None)(BackboneInputs(inputs(), GRID, RASTER))
+
+
+def of_raster(positions: str) -> Generator:
+    settings = TransformerSettings.model_validate({"layers": 1, "width": WIDTH, "heads": 2, "positions": positions})
+    torch.manual_seed(0)
+    return Generator(LAYOUT, RasterOrder(), settings.build(LAYOUT, None), SoftmaxHead(WIDTH, LAYOUT)).eval()
+
+
+def test_without_position_embeddings_inputs_are_tokens_alone() -> None:
+    """The same as tables of zeros, without the tables."""
+    without, zeros = of_raster("none"), of_raster("axes")
+    state = without.state_dict()
+    assert not [name for name in state if name.startswith("position_embeddings")]
+    draw = torch.Generator().manual_seed(5)
+    state = {name: torch.randn(value.shape, generator=draw) for name, value in state.items()}
+    without.load_state_dict(state)
+    tables = {f"position_embeddings.{axis}.weight": torch.zeros(extent, WIDTH) for axis, extent in enumerate(LAYOUT.grid)}
+    zeros.load_state_dict(state | tables)
+    for cache in (True, False):
+        drawn = without.generate(count=2, temperature=0, cache=cache).values
+        assert torch.equal(drawn, zeros.generate(count=2, temperature=0, cache=cache).values)
+
+
+def test_without_position_embeddings_something_else_tells_positions_apart() -> None:
+    with pytest.raises(ValueError, match="leaves it to rotation"):
+        TransformerSettings.model_validate({"width": WIDTH, "heads": 2, "positions": "none", "rotary": False})
+    backbone = TransformerSettings.model_validate({"layers": 1, "width": WIDTH, "heads": 2, "positions": "none"}).build(LAYOUT, None)
+    with pytest.raises(ValueError, match="or positions: axes"):
+        Generator(LAYOUT, MaskedOrder(Masked()), backbone, SoftmaxHead(WIDTH, LAYOUT))

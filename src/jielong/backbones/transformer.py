@@ -25,12 +25,19 @@ class Transformer(network.TransformerConfig, BackboneSettings, family="backbone"
             it reads, in raster order the one before. Then what reads no token, the start and a prefix, has queries and keys of zero, so
             that all attend to it alike, as in LlamaGen's released weights.
         positions: What is added to the inputs of a position: a sum of tables, one an axis (``axes``), or a free vector of the position and,
-            with scales, one of its scale (``slots``, VAR). With ``rotary: false`` nothing else tells positions apart.
+            with scales, one of its scale (``slots``, VAR), or nothing, so that rotation alone tells positions apart (``none``,
+            LlamaGen). With ``rotary: false`` nothing else does.
     """
 
     start: Start = "placeholder"
     rotary_at: RotaryAt = "position"
     positions: Positions = "axes"
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        if self.positions == "none" and not self.rotary:
+            raise ValueError("positions: none leaves it to rotation to tell positions apart, and rotary: false: leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _rotated_at_all(self) -> Self:

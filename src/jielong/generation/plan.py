@@ -138,8 +138,14 @@ class SequencePlan:
 def check_inputs(order: Order, backbone: AnyBackbone, plan: SequencePlan, condition: Condition | None) -> None:
     """Raise ``ValueError`` if the backbone needs of the chain's inputs what the order has not.
 
-    That is a start for a condition to stand at, whose states the condition must not predict, and tokens with a place each.
+    That is a start for a condition to stand at, whose states the condition must not predict, tokens with a place each, and without position
+    embeddings inputs that differ.
     """
+    if backbone.positions == "none" and not order.begins_once:
+        raise ValueError(
+            f"positions: none gives all positions without a token the same input, and with the {type(order).__name__} there are several: "
+            "take order: raster or next_scale, or positions: axes"
+        )
     if backbone.reads_sources and plan.sources is None:
         raise ValueError(
             f"rotary_at: token rotates by the place of the token that a position reads, and with the {type(order).__name__} that is no "

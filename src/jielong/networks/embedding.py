@@ -99,12 +99,30 @@ class SlotEmbedding(nn.Module):
         return cast("Tensor", self.slots.weight + self.scales(coords[:, 0]))
 
 
-Positions = Literal["axes", "slots"]
-"""Position embeddings: a sum of tables, one an axis (:class:`PositionEmbedding`), or free vectors (:class:`SlotEmbedding`)."""
+class NoPositions(nn.Module):
+    """Zeros, where rotation alone tells positions apart (LlamaGen, arXiv 2406.06525)."""
+
+    zero: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(width), persistent=False)
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Coordinates ``(n, axes)`` to zeros ``(n, D)``."""
+        return self.zero.expand(len(coords), -1)
 
 
-def positions_of(kind: Positions, layout: Layout, width: int, relative_axes: Sequence[int]) -> PositionEmbedding | SlotEmbedding:
+Positions = Literal["axes", "slots", "none"]
+"""Position embeddings: a sum of tables, one an axis (:class:`PositionEmbedding`), free vectors (:class:`SlotEmbedding`), or none."""
+
+
+def positions_of(
+    kind: Positions, layout: Layout, width: int, relative_axes: Sequence[int]
+) -> PositionEmbedding | SlotEmbedding | NoPositions:
     """Position embeddings of a layout. Raises ``ValueError`` for free vectors where an order has none along an axis."""
+    if kind == "none":
+        return NoPositions(width)
     if kind == "axes":
         return PositionEmbedding(layout.extents, width, relative_axes)
     if relative_axes:

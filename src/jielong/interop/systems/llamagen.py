@@ -121,7 +121,6 @@ def _generator(source: Source, tokenizer: Source, folders: Sequence[Path] = ()) 
     given = _given_classes(source, folders) if CLASSES in weights else _given_texts(source, folders)
     side = _side(source.path)
     units = _tokenizer(tokenizer, side)
-    reduction = 2 ** (numbers(tokenizer.weights, "encoder.conv_blocks.{i}.res.0.norm1.weight") - 1)
     width = weights[TOKENS].shape[1]
     heads = HEADS.get(width, width // 64)
     if not heads or width % heads:
@@ -140,6 +139,7 @@ def _generator(source: Source, tokenizer: Source, folders: Sequence[Path] = ()) 
         "condition": given.path,
         "start": "condition",
         "rotary_at": "token",
+        "positions": "none",
     }
     recipe: JSON = {
         "data": {"set": given.data},
@@ -150,7 +150,7 @@ def _generator(source: Source, tokenizer: Source, folders: Sequence[Path] = ()) 
         "sampling": given.sampling,
     }
     notes = [f"{source.path.name}: pictures of {side} x {side} pixels, by its name", *source.notes]
-    keys = KeyMap([*_rows_of_transformer(heads), *_no_positions(side // reduction, width), *given.rows])
+    keys = KeyMap([*_rows_of_transformer(heads), *given.rows])
     return Imported(recipe, units.media, weights, keys, given.classes, {"tokenizer": units}, (*notes, *given.notes))
 
 
@@ -248,8 +248,3 @@ def _halves(heads: int) -> Transform:
         lambda tensors: [moved(tensors[0], (-1, 2))],
         lambda tensors: [moved(tensors[0], (2, -1))],
     )
-
-
-def _no_positions(grid: int, width: int) -> list[Row]:
-    """Learned position embeddings of rows and columns, which it has not: zeros."""
-    return [Row((), f"position_embeddings.{axis}.weight", given(torch.zeros(grid, width))) for axis in range(2)]
