@@ -8,6 +8,8 @@
 Weights are random: they take as long as trained ones. Theirs is the reference of tests/interop/reference, written from the paper with the
 caches of the released code and no other; its weights go through the import (`jielong import`), so both sides draw the same most likely
 tokens, or continuous ones for the same noise. Of MAR there is a third row: fast settings, which draw other pictures.
+LlamaGen's is `generate` of a Llama of `transformers` of the same shape, whose tokens are others, as its positions are: ours are compared
+with one pass of ours over all of them without a cache, and neither side decodes.
 Rounds of all sides are interleaved, so that a busy neighbour slows all alike; medians are reported. The last line of the output is
 one JSON object.
 """
@@ -34,7 +36,8 @@ from jielong.config.guidance import Guidance
 from jielong.core.rng import PerSampleRNG
 from jielong.interop.checkpoints import keep
 from jielong.interop.files import Source
-from jielong.interop.systems import mar, var
+from jielong.interop.systems import llamagen, mar, var
+from jielong.networks.conditioning import Conditioning
 from jielong.system import System, load
 
 REFERENCES = Path(__file__).resolve().parents[1] / "tests" / "interop" / "reference"
@@ -42,10 +45,10 @@ REFERENCES = Path(__file__).resolve().parents[1] / "tests" / "interop" / "refere
 
 @dataclass(frozen=True)
 class Drawn:
-    """Most likely tokens ``(B, N)``, or continuous ones ``(B, N, C)`` for the same noise, and the pictures that they are decoded to."""
+    """Most likely tokens ``(B, N)``, or continuous ones ``(B, N, C)`` for the same noise, and the pictures they are decoded to, if any."""
 
     tokens: Tensor
-    pictures: Tensor
+    pictures: Tensor | None = None
 
     def equals(self, other: Drawn) -> bool:
         """Whether tokens are equal, continuous ones but for rounding: within a thousandth of the largest."""
@@ -63,12 +66,14 @@ class Pair:
         ours: Draws by this package.
         theirs: Draws as the authors' code does.
         fast: Draws by this package with settings that are faster and draw other pictures; ``None`` where there are none.
+        expected: What ours must be, from ours, where theirs is of the same shape alone.
     """
 
     about: str
     ours: Callable[[], Drawn]
     theirs: Callable[[], Drawn]
     fast: Callable[[], Drawn] | None = None
+    expected: Callable[[Drawn], Drawn] | None = None
 
 
 def reference(name: str) -> ModuleType:
@@ -154,7 +159,63 @@ def mar_pair(quick: bool, folder: Path) -> Pair:
     return Pair(about, lambda: drawn(**naive), official, lambda: drawn(**best))
 
 
-SYSTEMS: dict[str, Callable[[bool, Path], Pair]] = {"var": var_pair, "mar": mar_pair}
+def llamagen_pair(quick: bool, folder: Path) -> Pair:
+    """LlamaGen-B at 256 x 256 pixels, the 256 tokens of one class with a scale of 2."""
+    from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
+
+    theirs, scale, number = reference("llamagen"), 2.0, 1
+    sizes = theirs.Sizes(**({"layers": 2, "heads": 2, "width": 128, "grid": 4, "vocabulary": 64, "classes": 5} if quick else _LLAMAGEN_B))
+    units = theirs.tokenizer_shapes((32, 64, 64), inner=8, codes=64) if quick else theirs.tokenizer_shapes((128, 128, 256, 256, 512))
+    weights = {f"c2i_{16 if quick else 256}.pt": theirs.drawn(sizes.shapes()), "vq.pt": theirs.drawn(units)}
+    system = imported(llamagen._generator, weights, folder)
+    model, count = system.generator, sizes.grid**2
+    assert model is not None
+    config = LlamaConfig(
+        vocab_size=sizes.vocabulary,
+        hidden_size=sizes.width,
+        intermediate_size=sizes.hidden,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        max_position_embeddings=count + 1,
+        rms_norm_eps=1e-5,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    llama, begin = LlamaForCausalLM(config).eval(), torch.randn(2, 1, sizes.width)
+
+    class Guided(LogitsProcessor):  # type: ignore[misc]
+        """The rows of a class and of none are one batch, as in the released code, and go on with the same token."""
+
+        def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+            return (scores[1:] + scale * (scores[:1] - scores[1:])).expand(2, -1)
+
+    def ours() -> Drawn:
+        return Drawn(model.generate([number], temperature=0, guidance=scale).values[..., 0])
+
+    @torch.inference_mode()
+    def official() -> Drawn:
+        how = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "use_cache": True}
+        mask = torch.ones(2, 1, dtype=torch.long)
+        found = llama.generate(inputs_embeds=begin, attention_mask=mask, logits_processor=LogitsProcessorList([Guided()]), **how)
+        return Drawn(found[:1, -count:])
+
+    @torch.inference_mode()
+    def whole(drawn: Drawn) -> Drawn:
+        """The most likely token of every position after those drawn before it, in one pass: those drawn, unless one differs."""
+        assert model.condition is not None
+        values, known = drawn.tokens[..., None], torch.ones(1, count, dtype=torch.bool)
+        embeddings = model.embeddings(values, known, slice(0, count), model.position_vectors(model.plan)).repeat(2, 1, 1)
+        both = Conditioning.cat(model.condition(model.condition.prepare([number])), model.condition.unconditional(1))
+        mine, none = model.backbone(replace(model.plan.inputs(embeddings), conditioning=both)).chunk(2)
+        return Drawn(model.head.scores(none + scale * (mine - none))[:, :, 0].argmax(-1))  # type: ignore[operator]
+
+    return Pair(f"{sizes.layers} layers, {count} tokens with guidance, not decoded", ours, official, expected=whole)
+
+
+_LLAMAGEN_B = {"layers": 12, "heads": 12, "width": 768, "grid": 16}
+SYSTEMS: dict[str, Callable[[bool, Path], Pair]] = {"var": var_pair, "mar": mar_pair, "llamagen": llamagen_pair}
 """What there is to compare; a system is a function from whether sizes are tiny, and a folder for a checkpoint, to its two sides."""
 
 
@@ -164,7 +225,8 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         pair = SYSTEMS[name](arguments.quick, Path(folder) / name)
         ours, theirs = pair.ours(), pair.theirs()
-        equal, apart = ours.equals(theirs), float((ours.pictures - theirs.pictures).abs().max())
+        theirs = theirs if pair.expected is None else pair.expected(ours)
+        equal, apart = ours.equals(theirs), _apart(ours.pictures, theirs.pictures)
         sides: dict[str, Callable[[], object]] = {"ours": pair.ours, "theirs": pair.theirs}
         if pair.fast is not None:
             sides["fast"] = pair.fast
@@ -174,7 +236,8 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
     ratio = seconds["theirs"] / seconds["ours"]
     print(f"\n{name}: {pair.about}; {threads} {'thread' if threads == 1 else 'threads'}")
     print(f"  theirs {seconds['theirs']:8.3f} s a picture")
-    print(f"  ours   {seconds['ours']:8.3f} s   {ratio:.2f}x; tokens {'equal' if equal else 'DIFFER'}, pictures within {apart:.1e}")
+    pictures = "" if apart is None else f", pictures within {apart:.1e}"
+    print(f"  ours   {seconds['ours']:8.3f} s   {ratio:.2f}x; tokens {'equal' if equal else 'DIFFER'}{pictures}")
     if pair.fast is not None:
         print(
             f"  fast   {seconds['fast']:8.3f} s   {seconds['theirs'] / seconds['fast']:.2f}x with fast settings, which draw other pictures"
@@ -183,6 +246,11 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
         print(f"  ours   {seconds['bf16']:8.3f} s   {seconds['theirs'] / seconds['bf16']:.2f}x in bfloat16")
     row: dict[str, object] = {"system": name, "threads": threads, "equal": equal, "apart": apart, "speedup": ratio}
     return row | {f"{side}_s": value for side, value in seconds.items()}
+
+
+def _apart(one: Tensor | None, other: Tensor | None) -> float | None:
+    """The greatest difference of pictures; ``None`` where nothing was decoded."""
+    return None if one is None or other is None else float((one - other).abs().max())
 
 
 def _in_bf16(draw: Callable[[], Drawn]) -> Callable[[], Drawn]:

@@ -98,9 +98,10 @@ def personalisation(found: dict[str, Any]) -> None:
 
 
 def official(found: dict[str, Any]) -> None:
-    assert [(row["system"], row["threads"]) for row in found["rows"]] == [("var", 1), ("mar", 1)]
+    assert [(row["system"], row["threads"]) for row in found["rows"]] == [("var", 1), ("mar", 1), ("llamagen", 1)]
     assert found["rows"][1]["fast_s"] > 0
-    assert all(row["equal"] and row["apart"] < 1e-4 and row["bf16_s"] > 0 for row in found["rows"])
+    assert all(row["equal"] and row["bf16_s"] > 0 for row in found["rows"])
+    assert [row["apart"] is not None and row["apart"] < 1e-4 for row in found["rows"]] == [True, True, False]  # LlamaGen's are not decoded
 
 
 CHECKS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], None]]] = {
