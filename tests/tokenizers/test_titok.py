@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from jielong.config.recipe import load
 from jielong.config.registry import RecipeError, parse_part
@@ -17,6 +19,7 @@ from jielong.media.kinds.image import image_medium
 from jielong.tokenizers.pixels import Pixels, PixelTokenizer
 from jielong.tokenizers.titok import TiTokTokenizer
 from jielong.tokenizers.vq import VQTokenizer
+from jielong.training.checkpoint import WEIGHTS, StorageDtype, load_weights, save_checkpoint
 
 MEDIA = image_medium(3, (16, 24))
 LATER = 1000
@@ -221,6 +224,19 @@ def test_the_proxy_is_a_constant_and_part_of_no_checkpoint() -> None:
     assert proxy.training is False
     assert all(torch.equal(value, weights[name]) for name, value in proxy.state_dict().items()), "the proxy given is copied"
     assert torch.equal(tokenizer.proxy.encode(pictures()).values, proxy.encode(pictures()).values)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_a_rounded_checkpoint_needs_no_proxy_either(dtype: StorageDtype, tmp_path: Path) -> None:
+    """Its codebook follows averages, which rounded checkpoints store in its place; the proxy's is not theirs to store."""
+    proxy = make_proxy(codebook_size=20, codebook="ema", kmeans_iterations=0)
+    tokenizer = stirred(make(proxy)).eval()
+    save_checkpoint(tmp_path, tokenizer, "", dtype)
+    read = make(proxy).eval()
+    load_weights(read, tmp_path)
+    assert not any(name.startswith("proxy.") for name in load_file(tmp_path / WEIGHTS))
+    assert torch.equal(read.proxy_codes, tokenizer.proxy_codes)
+    assert torch.equal(read.quantizer.codebook, tokenizer.quantizer.codebook)
 
 
 @pytest.mark.parametrize(

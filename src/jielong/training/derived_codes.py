@@ -21,9 +21,10 @@ def without_codes(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, 
     """
     stored = dict(tensors)
     for name, module in model.named_modules(remove_duplicate=False):
-        if not isinstance(module, VectorQuantizer) or module.learned:
-            continue
         prefix = f"{name}." if name else ""
+        # A model may hold a quantizer that is not among its tensors, such as that of TiTok's proxy.
+        if not isinstance(module, VectorQuantizer) or module.learned or prefix + CODES not in stored:
+            continue
         divisor, codes = module.smoothed_counts, stored[prefix + CODES]
         if torch.equal(stored[prefix + SUMS] / divisor[:, None], codes):
             del stored[prefix + CODES]
