@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -158,6 +160,8 @@ def test_parts_are_told_apart_by_their_tensors(tmp_path: Path) -> None:
         files.parts([one, one], transformer="start", tokenizer="code")
     with pytest.raises(CheckpointError, match="it has neither 'start' of a transformer; its first tensor is 'code'"):
         files.parts([one], transformer="start")
+    with pytest.raises(CheckpointError, match="a transformer and a tokenizer, each in a file, and that of the transformer is missing"):
+        files.parts([one], transformer="start", tokenizer="code")
 
 
 def test_modules_built_without_parameters_take_given_ones_and_stay_tied() -> None:
@@ -217,6 +221,17 @@ def test_nothing_is_left_of_an_import_that_fails(folder: Path, tmp_path: Path, c
     assert done.exit_code == 1
     assert message in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["theirs"]
+
+
+def test_sizes_that_no_recipe_describes_are_an_error_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "theirs"
+    shutil.copytree(folder, other)
+    config = json.loads((other / "config.json").read_text()) | {"sampling_rate": 800, "target_bandwidths": [0.8]}
+    (other / "config.json").write_text(json.dumps(config))
+    done = CliRunner().invoke(app, ["import", "encodec", str(other), "--out", str(tmp_path / "ours")])
+    assert done.exit_code == 1
+    assert "no recipe can describe these weights: data.sample_rate" in done.stderr
+    assert not (tmp_path / "ours").exists()
 
 
 def test_an_unknown_system_and_no_files_are_named(tmp_path: Path) -> None:

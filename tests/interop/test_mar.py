@@ -226,7 +226,7 @@ def test_which_weights_a_file_holds_is_said(files: tuple[Path, Path], tmp_path: 
 def test_wrong_files_are_named(files: tuple[Path, Path], tmp_path: Path) -> None:
     model, autoencoder = files
     read = RELEASES["mar"].read
-    with pytest.raises(CheckpointError, match="file of the autoencoder is missing"):
+    with pytest.raises(CheckpointError, match="that of the autoencoder is missing"):
         read([model])
     with pytest.raises(CheckpointError, match="both a model"):
         read([model, model])

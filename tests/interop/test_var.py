@@ -147,7 +147,7 @@ def test_released_sizes_have_the_released_number_of_tensors(depth: int, position
 
 def test_a_missing_file_and_another_tokenizer_are_named(tmp_path: Path, transformer: theirs.Transformer) -> None:
     torch.save(transformer.state_dict(), tmp_path / "var.pth")
-    with pytest.raises(CheckpointError, match="the file of the tokenizer is missing"):
+    with pytest.raises(CheckpointError, match="that of the tokenizer is missing"):
         RELEASES["var"].read([tmp_path / "var.pth"])
     other = TOKENIZER.state_dict() | {var.CODEBOOK: torch.zeros(7, SIZES.latent)}
     torch.save(other, tmp_path / "vae.pth")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from jielong.config.registry import nearest
+from jielong.config.registry import RecipeError, nearest, read_settings
 from jielong.config.schema import Recipe
 from jielong.core.allocation import without_parameters
 from jielong.core.files import new_folder, write_bytes
@@ -113,11 +113,17 @@ def built(imported: Imported, place: Path, stages: Mapping[str, System]) -> Syst
         imported: The system.
         place: What its recipe calls the folder of its stages.
         stages: Its stages.
+
+    Raises:
+        CheckpointError: if its sizes are outside those of a recipe, such as a sound of fewer than 1,000 samples a second.
     """
     media = imported.media
     tokenizer = {"tokenizer": {"checkpoint": str(place / STAGES / "tokenizer")}} if "tokenizer" in stages else {}
     data = {**dict(imported.recipe.get("data") or {}), **kind_of(media).keys_of(media)}  # type: ignore[call-overload]
-    recipe = Recipe.model_validate({"train": {"samples": SAMPLES}, **tokenizer, **imported.recipe, "data": data})
+    try:
+        recipe = read_settings(Recipe, {"train": {"samples": SAMPLES}, **tokenizer, **imported.recipe, "data": data})
+    except RecipeError as error:
+        raise CheckpointError(f"no recipe can describe these weights: {error}") from None
     with without_parameters():
         units = build_tokenizer(recipe, media, stages)
         generator = build_generator(recipe, units, imported.classes, tokenizers_of(stages)) if recipe.trains_generator else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jielong.core.json import JSON
-from jielong.interop.files import CONFIG, Source, read
+from jielong.interop.files import CONFIG, Source, read, read_json
 from jielong.training.checkpoint import CheckpointError
 
 INDEX = "model_index.json"
@@ -47,17 +46,17 @@ def find(paths: Sequence[Path]) -> Folders:
     for path in paths:
         if not path.is_dir():
             raise CheckpointError(f"{path} is no folder: models of diffusers are folders with {CONFIG}, or pipelines of them")
-        pipeline = _json(path / INDEX) if (path / INDEX).is_file() else None
+        pipeline = read_json(path / INDEX) if (path / INDEX).is_file() else None
         index = pipeline or index
         inside = [path] if pipeline is None else sorted(each for each in path.iterdir() if each.is_dir())
         found = 0
         for folder in inside:
             if (folder / SCHEDULER).is_file():
-                schedulers.append((_json(folder / SCHEDULER), folder / SCHEDULER))
+                schedulers.append((read_json(folder / SCHEDULER), folder / SCHEDULER))
                 found += 1
             if not (folder / CONFIG).is_file():
                 continue
-            name = _json(folder / CONFIG).get(CLASS)
+            name = read_json(folder / CONFIG).get(CLASS)
             if not isinstance(name, str):
                 continue  # an encoder of transformers
             if name in models:
@@ -82,13 +81,3 @@ def one(paths: Sequence[Path], *classes: str) -> Source:
         there = ", ".join(sorted(folders.models)) or "none"
         raise CheckpointError(f"{' and '.join(map(str, paths))}: expected a model of the class {' or '.join(classes)}, found {there}")
     return read(folder)
-
-
-def _json(path: Path) -> JSON:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is no object of keys and values")
-    return found

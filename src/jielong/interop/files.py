@@ -73,7 +73,7 @@ def parts(sources: Sequence[Source], **marks: str) -> dict[str, Source]:
         marks: The name of a tensor that a part alone has, by the part's name.
 
     Raises:
-        CheckpointError: if a source holds none of them, or two the same.
+        CheckpointError: if a source holds none of them, two the same, or no source a part.
     """
     found: dict[str, Source] = {}
     for source in sources:
@@ -85,13 +85,16 @@ def parts(sources: Sequence[Source], **marks: str) -> dict[str, Source]:
         if part in found:
             raise CheckpointError(f"{found[part].path} and {source.path} are both a {part}: give one")
         found[part] = source
+    if missing := [part for part in marks if part not in found]:
+        whole = " and a ".join(marks)
+        raise CheckpointError(f"this system is a {whole}, each in a file, and that of the {missing[0]} is missing: name it too")
     return found
 
 
 def _read_folder(folder: Path, outer: Sequence[str]) -> Source:
-    config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if index := next(iter(sorted(folder.glob(_INDEX))), None):
-        places = _json(index).get("weight_map")
+        places = read_json(index).get("weight_map")
         if not isinstance(places, dict):
             raise CheckpointError(f"{index} is damaged: it has no weight_map")
         names = sorted({Path(str(name)).name for name in places.values()})  # beside the index: no path leads out of the folder
@@ -103,11 +106,16 @@ def _read_folder(folder: Path, outer: Sequence[str]) -> Source:
     return replace(found, path=folder, config=config)
 
 
-def _json(path: Path) -> JSON:
+def read_json(path: Path) -> JSON:
+    """A dictionary from a file of JSON.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is no dictionary.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error})") from None
+        raise CheckpointError(f"{path} cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it is no dictionary")
     return content

@@ -6,7 +6,6 @@ size of pictures, which released files have in their names.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from jielong.autoencoders.resnet import Resnet
 from jielong.core.json import JSON
-from jielong.interop.files import Source, parts, read
+from jielong.interop.files import CONFIG, Source, parts, read, read_json
 from jielong.interop.key_map import Dropped, KeyMap, Row, Transform, given, joined, numbers
 from jielong.interop.released import Imported
 from jielong.media.kinds.image import image_medium
@@ -53,8 +52,6 @@ def read_generator(paths: Sequence[Path]) -> Imported:
     """
     folders = [path for path in paths if path.is_dir()]
     found = parts([read(path) for path in paths if path not in folders], tokenizer=CODEBOOK, transformer=TOKENS)
-    if missing := {"tokenizer", "transformer"} - found.keys():
-        raise CheckpointError(f"LlamaGen is a transformer and a tokenizer, and the file of the {missing.pop()} is missing: give both")
     return _generator(found["transformer"], found["tokenizer"], folders)
 
 
@@ -193,10 +190,7 @@ def _given_texts(source: Source, folders: Sequence[Path]) -> _Given:
             "name it as well, once"
         )
     encoder, (length, channels) = folders[0].resolve(), null.shape
-    try:
-        states = json.loads((encoder / "config.json").read_text("utf-8")).get("d_model")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{encoder} is no folder of a text encoder: its config.json cannot be read ({error})") from None
+    states = read_json(encoder / CONFIG).get("d_model")
     if states != channels:
         raise CheckpointError(f"{source.path} reads states of {channels} channels, and those of {encoder} have {states}: give Flan-T5 XL")
     layout = {"length": length, "padding": "left", "causal": True, "null": "table"}

@@ -50,8 +50,6 @@ def read_model(paths: Sequence[Path]) -> Imported:
         CheckpointError: if one is missing or another file.
     """
     found = parts([read(path) for path in paths], autoencoder=AUTOENCODER, model=MODEL)
-    if missing := {"autoencoder", "model"} - found.keys():
-        raise CheckpointError(f"MAR is a model and an autoencoder, and the file of the {missing.pop()} is missing: give both")
     return _model(found["model"], found["autoencoder"])
 
 

@@ -50,8 +50,6 @@ def read_generator(paths: Sequence[Path]) -> Imported:
         CheckpointError: if one is missing or another file.
     """
     found = parts([read(path) for path in paths], tokenizer=CODEBOOK, transformer=START)
-    if missing := {"tokenizer", "transformer"} - found.keys():
-        raise CheckpointError(f"VAR is a transformer and a tokenizer, and the file of the {missing.pop()} is missing: give both")
     return _generator(found["transformer"], found["tokenizer"])
 
 
