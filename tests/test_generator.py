@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from jielong.generation.callbacks import StepEvent
 from jielong.generation.generator import Generator
 from jielong.heads.softmax import Softmax
 from jielong.media.kinds.image import image_medium
-from jielong.networks.backbone import BackboneInputs
+from jielong.networks.backbone import Backbone, BackboneInputs
 from jielong.networks.transformer import Transformer, TransformerConfig
 from jielong.orders.base import Embed, Order
 from jielong.orders.masked import Masked, MaskedOrder
@@ -437,13 +438,19 @@ def test_as_many_steps_as_tokens_without_noise_is_confidence_ordered_decoding() 
         assert torch.equal(drawn[row], values[0, :, 0])
 
 
-class Twin(nn.Module):
+class Twin(Backbone[Any]):
     """A backbone of width 3 that knows the data {00, 11}: at each of two positions it says what stands at the other."""
 
-    width = 3
+    width, conditioned = 3, False
 
-    def forward(self, inputs: BackboneInputs, cache: None, commit: bool) -> Tensor:
+    def forward(self, inputs: BackboneInputs, cache: None = None, commit: bool = True) -> Tensor:
         return inputs.embeddings.flip(1)
+
+    def new_cache(self, *sizes: object, **places: object) -> Any:
+        raise AssertionError("it has no cache")
+
+    def cache_bytes(self, *sizes: object, **places: object) -> int:
+        return 0
 
     def check_order(self, blocks: Tensor, shifted: bool) -> None:
         assert not shifted
@@ -455,7 +462,7 @@ def test_the_lectures_two_heads(steps: int, wrong: float, choose: str) -> None:
     """Two tokens that must agree: drawn at once, half of the pairs are invalid; one after the other, none."""
     layout, samples = Layout((2,), vocabulary=2), 4000
     order = Masked(steps=steps, choose=choose).build()
-    model = Generator(layout, order, Twin(), Softmax().build(3, layout))  # type: ignore[arg-type]
+    model = Generator(layout, order, Twin(), Softmax().build(3, layout))
     model.embedding.weight.data = torch.eye(3)[:2]  # type: ignore[assignment]
     model.placeholder.data = torch.eye(3)[2]
     model.position_embeddings[0].weight.data.zero_()  # type: ignore[operator, union-attr]
