@@ -376,4 +376,4 @@ def test_null_that_is_not_the_default_is_kept_in_the_recipe_of_a_checkpoint() ->
     recipe = parse(continuous, overrides=["train.clip=null"])
     assert recipe.train.clip is None
     assert parse(recipe.to_yaml()) == recipe
-    assert "null" not in parse(GENERATOR).to_yaml()
+    assert ": null" not in parse(GENERATOR).to_yaml()

@@ -235,8 +235,16 @@ def test_types_bounds_and_defaults_are_those_of_the_settings() -> None:
     assert found["times.kind"].takes == "uniform | logit_normal"
     assert (found["network"].family, found["network"].default) == ("network", "mlp")
     titok = {key.path: key for key in keys(parts_of("tokenizer")["titok"])}
-    assert titok["proxy"].default == REQUIRED
+    assert (titok["proxy"].default, titok["finetune_at"].default) == ("null", REQUIRED)
     assert titok["quantizer"].default == "{vector: {codebook_size: 4096, normalize: true}}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_and_their_choices_are_what_yaml_reads_them_as(family: str) -> None:
+    """``null: table`` is a key of no text in YAML, as ``on`` is true."""
+    for name, settings in parts_of(family).items():
+        words = [name, *(word for key in keys(settings) for word in key.path.split("."))]
+        assert yaml.safe_load("".join(f"- {word}\n" for word in words)) == words
 
 
 def test_a_place_that_is_none_is_refused() -> None:

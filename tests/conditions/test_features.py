@@ -17,7 +17,7 @@ from jielong.networks.mmdit import MMDiT
 from jielong.orders.at_once import AtOnce
 
 WIDTH, POOLED, LAYOUT = 6, 4, Layout((2, 2), channels=3)
-GIVEN = GivenFeatures(width=WIDTH, pooled=POOLED, length=5, null="given")
+GIVEN = GivenFeatures(width=WIDTH, pooled=POOLED, length=5, null_condition="given")
 
 
 def features(seed: int, length: int = 3, negative: bool = True) -> Features:
@@ -66,7 +66,7 @@ def test_guidance_leads_away_from_the_negative_features() -> None:
     # Where the negative is the item's own, guidance of any scale changes nothing.
     torch.testing.assert_close(model.generate(plain, guidance=3.0, seed=1).values, model.generate(items, seed=1).values)
     # As the negatives of the generator's own call.
-    learned = model_of(GIVEN.model_copy(update={"null": "learned"}))
+    learned = model_of(GIVEN.model_copy(update={"null_condition": "learned"}))
     learned.load_state_dict(model.state_dict())
     negatives = [Features(each.negative_states, each.negative_pooled) for each in items]  # type: ignore[arg-type]
     torch.testing.assert_close(learned.generate(items, guidance=3.0, seed=1, negatives=negatives).values, drawn)
@@ -81,7 +81,7 @@ def test_dropped_features_are_the_negative_ones_or_the_null_vector() -> None:
     assert torch.equal(out.states[1, :2], items[1].negative_states)
     assert torch.equal(out.pooled[1, :POOLED], items[1].negative_pooled)
     assert torch.equal(out.states[0, :3], items[0].states)
-    learned = FeaturesCondition(GIVEN.model_copy(update={"null": "learned"}))
+    learned = FeaturesCondition(GIVEN.model_copy(update={"null_condition": "learned"}))
     out = learned(learned.prepare(items), dropped)
     assert out.mask.sum(1).tolist() == [3, 1]
     assert torch.equal(out.states[1, 0], learned.null)

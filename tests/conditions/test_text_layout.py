@@ -42,7 +42,7 @@ def test_a_longer_text_is_cut_at_its_end() -> None:
 
 
 def test_a_dropped_text_is_a_table_where_the_text_was() -> None:
-    condition = make(padding="left", null="table")
+    condition = make(padding="left", null_condition="table")
     prepared = condition.prepare(TEXTS)
     assert condition.null.shape == (LENGTH, WIDTH)
     given, mixed = condition(prepared), condition(prepared, torch.tensor([False, True]))
@@ -76,13 +76,13 @@ def test_one_vector_stands_where_texts_end() -> None:
 
 def test_a_table_needs_texts_of_one_length() -> None:
     with pytest.raises(ValidationError, match="set padding: left"):
-        make(null="table")
+        make(null_condition="table")
 
 
 @pytest.mark.parametrize("null", ["vector", "table"])
 def test_a_picture_after_a_text_in_one_chain(null: str) -> None:
     """The loop equals the naive reference with guidance, and training reaches the table."""
-    layout, condition = Layout((2, 3), vocabulary=5), make(padding="left", causal=True, null=null)
+    layout, condition = Layout((2, 3), vocabulary=5), make(padding="left", causal=True, null_condition=null)
     settings = {"layers": 2, "width": 16, "heads": 2, "start": "condition", "rotary_at": "token"}
     backbone = Transformer.model_validate(settings).build(layout, condition.width)
     model = Generator(layout, RasterOrder(), backbone, SoftmaxHead(16, layout), condition).eval()

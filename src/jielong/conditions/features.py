@@ -154,7 +154,7 @@ class FeaturesCondition(Condition[FeatureSource, PreparedFeatures]):
                 raise ValueError(f"the features' {name} must be {wanted}, not {tuple(tensor.shape)}")
             if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"the features' {name} must be finite numbers")
-        if settings.null == "given" and features.negative_states is None:
+        if settings.null_condition == "given" and features.negative_states is None:
             raise ValueError(
                 "these features lack negative_states and negative_pooled, those of an empty or a negative text, which guidance of this "
                 "model leads away from: add them to the file"
@@ -184,14 +184,14 @@ class FeaturesCondition(Condition[FeatureSource, PreparedFeatures]):
 
     def forward(self, prepared: PreparedFeatures, dropped: Tensor | None = None) -> Conditioning:
         """States, with the null vector, or the negative features, where ``dropped``, ``(B,)`` bool, is true."""
-        if dropped is None or prepared.negative is None or self.settings.null == "learned":
+        if dropped is None or prepared.negative is None or self.settings.null_condition == "learned":
             return super().forward(prepared, dropped)
         rows = torch.arange(len(dropped)) + len(dropped) * dropped.cpu()
         return Conditioning.cat(self.embed(prepared), self._moved(prepared.negative)).rows(rows.to(self.null.device))
 
     def compared(self, values: Sequence[FeatureSource], draws: object = None) -> Conditioning:
         """The negative features of items, or the null vector."""
-        if self.settings.null == "learned":
+        if self.settings.null_condition == "learned":
             return self.unconditional(len(values))
         negative = self.prepare(values).negative
         if negative is None:
@@ -200,7 +200,7 @@ class FeaturesCondition(Condition[FeatureSource, PreparedFeatures]):
 
     def unconditional(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """See :meth:`Condition.unconditional`. Raises ``ValueError`` where there is no null vector."""
-        if self.settings.null == "given":
+        if self.settings.null_condition == "given":
             raise ValueError("this model has no null vector and draws nothing without features: give those of an empty text instead")
         return super().unconditional(batch, device)
 
@@ -214,7 +214,8 @@ class FeaturesCondition(Condition[FeatureSource, PreparedFeatures]):
     def describe(self) -> dict[str, object]:
         """Sizes of the features."""
         settings = self.settings
-        return {"width": settings.width, "pooled": settings.pooled_width, "length": settings.length, "null": settings.null}
+        sizes = {"width": settings.width, "pooled": settings.pooled_width, "length": settings.length}
+        return {**sizes, "null_condition": settings.null_condition}
 
 
 class GivenFeatures(ConditionSettings, family="condition", name="features"):
@@ -224,14 +225,14 @@ class GivenFeatures(ConditionSettings, family="condition", name="features"):
         width: Channels ``W`` of the states.
         pooled: Numbers ``P`` of the pooled vector, which is filled up with zeros to ``W``; ``W`` by default.
         length: Most states of an item.
-        null: What guidance leads away from, and what takes the place of dropped features in training: a ``learned`` vector, or the negative
-            features that are ``given`` with each item, such as those of an empty text (SD3).
+        null_condition: What guidance leads away from, and what takes the place of dropped features in training: a ``learned`` vector, or
+            the negative features that are ``given`` with each item, such as those of an empty text (SD3).
     """
 
     input: ClassVar[ConditionInput] = FeaturesInput()
     pooled: int | None = Field(default=None, ge=1)
     length: int = Field(default=77, ge=1)
-    null: Literal["learned", "given"] = "learned"
+    null_condition: Literal["learned", "given"] = "learned"
 
     @property
     def pooled_width(self) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from jielong.conditions.base import NO_CONTEXT, BuildContext, Condition, ConditionSettings
 from jielong.conditions.cache import cached
 from jielong.conditions.inputs import ConditionInput, HeldoutItems
-from jielong.conditions.text_layout import LaidOutTexts, Null, Padding, TextLayout
+from jielong.conditions.text_layout import LaidOutTexts, NullCondition, Padding, TextLayout
 from jielong.conditions.words import LOADING, EncoderWords, WordCondition, WordVectors, in_turn
 from jielong.config.adapter import check_name
 from jielong.config.registry import RecipeError
@@ -335,8 +335,8 @@ class Text(ConditionSettings, family="condition", name="text"):
         padding: Where shorter texts are padded: on the ``right``, up to the longest of a batch, or on the ``left``, up to ``length``, so
             that each text ends next to the first token (LlamaGen).
         causal: Whether a state sees only those before it, where they stand in the chain before the tokens (LlamaGen).
-        null: What takes the place of a dropped text: one ``vector``, or a ``table`` of a vector for each of ``length`` states, seen where
-            the text has states (LlamaGen).
+        null_condition: What takes the place of a dropped text: one ``vector``, or a ``table`` of a vector for each of ``length`` states,
+            seen where the text has states (LlamaGen).
     """
 
     input: ClassVar[ConditionInput] = TEXT
@@ -346,13 +346,14 @@ class Text(ConditionSettings, family="condition", name="text"):
     words: dict[str, PositiveInt] | None = None
     padding: Padding = "right"
     causal: bool = False
-    null: Null = "vector"
+    null_condition: NullCondition = "vector"
 
     @model_validator(mode="after")
     def _table_of_all(self) -> Text:
-        if self.null == "table" and self.padding == "right":
+        if self.null_condition == "table" and self.padding == "right":
             raise ValueError(
-                "null: table has a vector for each of `length` states, and with padding: right texts have fewer: set padding: left"
+                "null_condition: table has a vector for each of `length` states, and with padding: right texts have fewer: set padding: "
+                "left"
             )
         return self
 
@@ -369,7 +370,7 @@ class Text(ConditionSettings, family="condition", name="text"):
 
     def build(self, context: BuildContext = NO_CONTEXT) -> Condition:
         """The condition."""
-        layout = TextLayout(self.padding, self.causal, self.null)
+        layout = TextLayout(self.padding, self.causal, self.null_condition)
         if self.encoder == "bytes":
             if self.projection is not None:
                 raise ValueError("condition.text.projection is of a frozen encoder's states, and bytes are trained at width: leave it out")

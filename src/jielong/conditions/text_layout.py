@@ -19,7 +19,7 @@ from jielong.core.rng import Draws
 from jielong.networks.conditioning import Conditioning
 
 Padding = Literal["right", "left"]
-Null = Literal["vector", "table"]
+NullCondition = Literal["vector", "table"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class TextLayout:
     Attributes:
         padding: Behind a text, up to the longest of a batch, or before it, up to the condition's length.
         causal: Whether a state sees only those before it.
-        null: What takes the place of a dropped text: one vector, or a table of a vector for each state.
+        null_condition: What takes the place of a dropped text: one vector, or a table of a vector for each state.
     """
 
     padding: Padding = "right"
     causal: bool = False
-    null: Null = "vector"
+    null_condition: NullCondition = "vector"
 
 
 class LaidOutTexts(Condition[str, Prepared]):
@@ -45,7 +45,7 @@ class LaidOutTexts(Condition[str, Prepared]):
     def set_layout(self, layout: TextLayout) -> None:
         """Take a layout, with a fresh table for no text if it asks for one."""
         self.text_layout = layout
-        if layout.null == "table":
+        if layout.null_condition == "table":
             self.null = nn.Parameter(torch.randn(self.length, self.width) / self.width**0.5)
 
     def laid_out(self, given: Conditioning) -> Conditioning:
@@ -59,7 +59,7 @@ class LaidOutTexts(Condition[str, Prepared]):
             return super().with_nulls(conditioning, dropped)
         rows, mask = dropped.to(conditioning.states.device)[:, None], conditioning.mask
         pooled: Tensor = self.null
-        if self.text_layout.null == "table":
+        if self.text_layout.null_condition == "table":
             pooled = pooled.mean(0)
         else:
             mask = torch.where(rows, torch.arange(mask.shape[1], device=mask.device) == mask.shape[1] - 1, mask)
@@ -68,13 +68,13 @@ class LaidOutTexts(Condition[str, Prepared]):
 
     def unconditional(self, batch: int, device: torch.device | str | None = None) -> Conditioning:
         """The null vector, or the whole table, of every item."""
-        if self.text_layout.null == "vector":
+        if self.text_layout.null_condition == "vector":
             return self.laid_out(super().unconditional(batch, device))
         mask = torch.ones(batch, self.length, dtype=torch.bool, device=device or self.null.device)
         return Conditioning(self.null.expand(batch, -1, -1), mask, self.null.mean(0).expand(batch, -1), causal=self.text_layout.causal)
 
     def compared(self, values: Sequence[str], draws: Draws | None = None) -> Conditioning:
         """No text; of a table the vectors where the texts have states."""
-        if self.text_layout.null == "vector":
+        if self.text_layout.null_condition == "vector":
             return super().compared(values, draws)
         return self.with_nulls(self.embed(self.prepare(values)), torch.ones(len(values), dtype=torch.bool))

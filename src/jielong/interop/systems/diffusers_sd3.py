@@ -90,7 +90,7 @@ def sd3(source: Source, latents: Source, head: JSON) -> Imported:
     network: JSON = {"layers": layers, "width": width, "heads": heads, "qk_norm": norm, "positions": "table", "table": table}
     recipe: JSON = {
         "data": {"set": "faces"},
-        "condition": {"features": {"width": states, "pooled": pooled, "length": WORDS, "null": "given", "cfg_dropout": 0.1}},
+        "condition": {"features": {"width": states, "pooled": pooled, "length": WORDS, "null_condition": "given", "cfg_dropout": 0.1}},
         "order": "at_once",
         "backbone": {"none": {"width": width, "pooled": "mlp"}},
         "head": {

@@ -193,7 +193,7 @@ def _given_texts(source: Source, folders: Sequence[Path]) -> _Given:
     states = read_json(encoder / CONFIG).get("d_model")
     if states != channels:
         raise CheckpointError(f"{source.path} reads states of {channels} channels, and those of {encoder} have {states}: give Flan-T5 XL")
-    layout = {"length": length, "padding": "left", "causal": True, "null": "table"}
+    layout = {"length": length, "padding": "left", "causal": True, "null_condition": "table"}
     maps = ("cls_embedding.cap_proj.fc1.weight", "backbone.prefix.0"), ("cls_embedding.cap_proj.fc2.weight", "backbone.prefix.2")
     zeros = torch.zeros(source.weights[TOKENS].shape[1])
     rows = [Row("cls_embedding.uncond_embedding", "condition.null")]
