@@ -15,6 +15,7 @@ from jielong.core.tokens import Layout, Tokens
 from jielong.generation.generator import Generator
 from jielong.heads.softmax import SoftmaxHead
 from jielong.orders.raster import RasterOrder
+from tiny_t5 import t5_folder
 
 TEXTS, LENGTH, WIDTH = ["cat", "a red cat"], 12, 8
 
@@ -114,21 +115,3 @@ def test_the_states_of_t5_is_its_own_states(tmp_path: Path) -> None:
     assert given.mask.sum(1).tolist() == [3, 4]
     for item, length in enumerate((3, 4)):
         torch.testing.assert_close(given.states[item, -length:], expected[item, :length], atol=2e-3, rtol=2e-3)  # kept in 16 bits
-
-
-def t5_folder(folder: Path, width: int) -> Path:
-    """A tiny random T5 with a tokenizer of words, as its own library writes it."""
-    import transformers
-
-    import tokenizers
-
-    words = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "a", "cat", "red", "of", "dog"])}
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    plain.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=8, d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
-    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
-    return folder

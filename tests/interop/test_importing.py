@@ -131,6 +131,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, capsys: pytest.Captu
     ("name", "content", "message"),
     [
         ("cut.pt", b"PK\x03\x04 and no more", "no file of torch.save, or truncated|holds more than weights"),
+        ("noise.pt", b"\xd5\x07\x81 no pickle", r"noise\.pt is damaged, or holds more than weights"),
         ("other.txt", b"", "unknown ending"),
         ("list.pt", [1, 2], "no weights that are known: it has list"),
         ("keys.pt", {"net": {"a": torch.ones(1)}}, "it has net, and weights are looked for under model_ema"),

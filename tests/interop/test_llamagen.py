@@ -17,6 +17,7 @@ from jielong.interop.files import Source
 from jielong.interop.systems import RELEASES, llamagen
 from jielong.system import System, build_generator, build_tokenizer, load
 from jielong.training.checkpoint import CheckpointError
+from tiny_t5 import t5_folder
 
 WIDTHS, SIDE = (32, 64, 64), 16  # three stages, so a token covers 4 x 4 pixels and a picture has 4 x 4 tokens
 SIZES = theirs.Sizes(layers=2, heads=2, width=128, grid=4, vocabulary=50, classes=9)
@@ -188,21 +189,6 @@ def with_texts(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
     torch.save(weights, generator)
     import_weights("llamagen", [generator, files[1], encoder], folder / "out")
     return load(str(folder / "out"), "cpu"), weights, encoder
-
-
-def t5_folder(folder: Path, width: int) -> Path:
-    """A tiny random T5 with a tokenizer of words, as its own library writes it."""
-    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
-    words = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "a", "cat", "red", "of", "dog"])}
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    plain.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=8, d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
-    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
-    return folder
 
 
 def captions(encoder: Path) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,9 @@ import torch
 from PIL import Image
 
 from jielong.config.recipe import parse
+from jielong.core.rng import PerSampleRNG
+from jielong.core.tokens import Tokens
+from jielong.generation.generator import Generator
 from jielong.media.kinds.image import image_medium
 from jielong.system import DESCRIPTION, build_generator, build_tokenizer, describe
 from jielong.training.checkpoint import save_checkpoint
@@ -57,3 +60,14 @@ def pictures(folder: Path, count: int = 4) -> Path:
         noise = torch.randint(0, 255, (SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
         Image.fromarray(noise.numpy()).save(folder / f"{index}.png")
     return folder
+
+
+def loss_of(model: Generator, texts: list[str]) -> torch.Tensor:
+    """The loss on two items of random tokens."""
+    layout, generator = model.layout, torch.Generator().manual_seed(2)
+    values = torch.randn(2, layout.positions, layout.channels, generator=generator)
+    if layout.vocabulary is not None:
+        values = torch.randint(0, layout.vocabulary, values.shape, generator=generator)
+    assert model.condition is not None
+    with torch.no_grad():
+        return model.loss(Tokens(values, layout), model.condition.prepare(texts), PerSampleRNG(0, range(2)))

@@ -8,11 +8,9 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from subjects import FLOW, MASKED, RASTER, checkpoint
+from subjects import FLOW, MASKED, RASTER, checkpoint, loss_of
 
 from jielong.config.adapter import LoraSettings
-from jielong.core.rng import PerSampleRNG
-from jielong.core.tokens import Tokens
 from jielong.generation.generator import Generator
 from jielong.networks import lora
 from jielong.networks.eligibility import fused_inference
@@ -40,20 +38,10 @@ def wrapped(model: Generator, rank: int = 2, random: bool = True) -> Generator:
     return model
 
 
-def loss_of(model: Generator) -> torch.Tensor:
-    layout, generator = model.layout, torch.Generator().manual_seed(2)
-    values = torch.randn(2, layout.positions, layout.channels, generator=generator)
-    if layout.vocabulary is not None:
-        values = torch.randint(0, layout.vocabulary, values.shape, generator=generator)
-    assert model.condition is not None
-    with torch.no_grad():
-        return model.loss(Tokens(values, layout), model.condition.prepare(TEXTS), PerSampleRNG(0, range(2)))
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_an_untrained_update_changes_nothing(case, tmp_path):
     plain, updated = generator(tmp_path / "a", case), wrapped(generator(tmp_path / "b", case), random=False)
-    torch.testing.assert_close(loss_of(updated), loss_of(plain), rtol=0, atol=1e-6)
+    torch.testing.assert_close(loss_of(updated, TEXTS), loss_of(plain, TEXTS), rtol=0, atol=1e-6)
     total = lora.updates(lora.factors(updated), 2.0)
     assert total
     assert not any(update.any() for update in total.values())
@@ -65,18 +53,18 @@ def test_an_untrained_update_changes_nothing(case, tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_merged_equals_unmerged_equals_that_of_peft(case, tmp_path):
     unmerged, merged = wrapped(generator(tmp_path / "a", case)), generator(tmp_path / "b", case)
-    plain = loss_of(merged)
+    plain = loss_of(merged, TEXTS)
     tensors = lora.factors(unmerged)
     lora.check_factors(merged, tensors, 2)
     lora.add_updates(merged, lora.updates(tensors, 4.0 / 2))
-    assert abs(loss_of(merged) - plain) > 1e-4
-    torch.testing.assert_close(loss_of(merged), loss_of(unmerged), rtol=1e-5, atol=1e-5)
+    assert abs(loss_of(merged, TEXTS) - plain) > 1e-4
+    torch.testing.assert_close(loss_of(merged, TEXTS), loss_of(unmerged, TEXTS), rtol=1e-5, atol=1e-5)
     # peft reads the same tensors by their names into a model of its own, and merges it itself.
     names = sorted({name.removesuffix(lora.A).removesuffix(lora.B) for name in tensors})
     theirs = peft.get_peft_model(generator(tmp_path / "c", case), peft.LoraConfig(r=2, lora_alpha=4.0, target_modules=names))
     result = peft.set_peft_model_state_dict(theirs, {f"base_model.model.{name}": value for name, value in tensors.items()})
     assert not result.unexpected_keys
-    torch.testing.assert_close(loss_of(theirs.base_model.model), loss_of(merged), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss_of(theirs.base_model.model, TEXTS), loss_of(merged, TEXTS), rtol=1e-5, atol=1e-5)
     own = theirs.merge_and_unload().state_dict()
     assert own.keys() == merged.state_dict().keys()
     for name, value in merged.state_dict().items():

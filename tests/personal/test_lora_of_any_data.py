@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from subjects import FLOW, MASKED, checkpoint, pictures
+from subjects import FLOW, MASKED, checkpoint, loss_of, pictures
 from torch import nn
 
 from jielong.config.recipe import parse
 from jielong.config.registry import RecipeError
-from jielong.core.rng import PerSampleRNG
-from jielong.core.tokens import Tokens
-from jielong.generation.generator import Generator
 from jielong.networks import lora
 from jielong.system import load
 from jielong.system.adapters import find_adapter, read_adapter
@@ -22,6 +19,7 @@ from jielong.training.experiment import prepare, run
 from jielong.training.objectives import generator_objective
 
 TRAIN = ["train.samples=24", "train.batch=4", "train.warmup=4", "train.lr=1e-2", "train.precision=fp32", "train.save_every=8"]
+TEXTS = ["red", "blue"]
 CONVOLUTIONS = FLOW.replace("{dit: {layers: 2, width: 16, heads: 2}}", "{unet: {channels: [16], blocks: 1, head_width: 8, groups: 4}}")
 
 
@@ -34,16 +32,6 @@ def recipe(folder: Path, text: str, targets: str, base: str | None = None):
 def with_captions(folder: Path) -> str:
     (pictures(folder, 8) / "metadata.csv").write_text("file_name,caption\n" + "".join(f"{index}.png,red {index}\n" for index in range(8)))
     return str(folder)
-
-
-def loss_of(model: Generator) -> torch.Tensor:
-    layout, generator = model.layout, torch.Generator().manual_seed(2)
-    values = torch.randn(2, layout.positions, layout.channels, generator=generator)
-    if layout.vocabulary is not None:
-        values = torch.randint(0, layout.vocabulary, values.shape, generator=generator)
-    assert model.condition is not None
-    with torch.no_grad():
-        return model.loss(Tokens(values, layout), model.condition.prepare(["red", "blue"]), PerSampleRNG(0, range(2)))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_and_is_an_adapter(tmp_path: Path) -> None:
@@ -63,7 +51,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_is_an_adapter(tmp_path: P
     assert updated.name.endswith("+ whole:1")
     assert plain.generator is not None
     assert updated.generator is not None
-    assert not torch.equal(loss_of(plain.generator), loss_of(updated.generator))
+    assert not torch.equal(loss_of(plain.generator, TEXTS), loss_of(updated.generator, TEXTS))
 
 
 @pytest.mark.parametrize("case", ["masked", "convolutions"])
@@ -86,11 +74,11 @@ def test_merged_equals_unmerged_for_maps_of_any_kind(case: str, tmp_path: Path) 
                 parameter += 0.2 * torch.randn(parameter.shape)
     tensors = lora.factors(unmerged)
     lora.check_factors(merged, tensors, 2)
-    before = loss_of(merged)
+    before = loss_of(merged, TEXTS)
     lora.add_updates(merged, lora.updates(tensors, 4.0 / 2))
-    after = loss_of(merged)
+    after = loss_of(merged, TEXTS)
     assert abs(after - before) > 1e-4
-    torch.testing.assert_close(loss_of(unmerged), after, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss_of(unmerged, TEXTS), after, rtol=1e-4, atol=1e-5)
     assert not calls.missing
 
 
@@ -98,7 +86,7 @@ def test_maps_that_nothing_calls_are_named(tmp_path: Path) -> None:
     objective = generator_objective(prepare(recipe(tmp_path, MASKED, "backbone.blocks.0.attention.qkv"), with_captions(tmp_path / "data")))
     assert isinstance(objective, AdapterObjective)
     assert "backbone.blocks.0.attention.qkv: nothing calls these maps" in str(objective.advice())
-    loss_of(objective.model)
+    loss_of(objective.model, TEXTS)
     assert objective.advice() is None
 
 
@@ -106,7 +94,7 @@ def test_maps_that_nothing_calls_are_named(tmp_path: Path) -> None:
     ("targets", "says"),
     [
         ("qvk", r"train\.lora: there is no map 'qvk' to update: this model has .*qkv"),
-        ("backbone.blocks.0-7", r"train\.lora: 'backbone\.blocks\.0-7' means nothing at backbone\.blocks\.2; backbone\.blocks has"),
+        ("backbone.blocks.0-7", r"train\.lora: 'backbone\.blocks\.0-7' matches nothing at backbone\.blocks\.2; backbone\.blocks has"),
     ],
 )
 def test_a_target_that_is_none_is_refused(targets: str, says: str, tmp_path: Path) -> None:

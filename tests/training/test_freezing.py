@@ -113,10 +113,10 @@ def test_frozen_modules_stay_in_evaluation_mode_but_not_what_chooses_the_loss(ge
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [
-        ("backbone.block.0", r"means nothing of this model; did you mean backbone.blocks\? backbone has .*blocks"),
-        ("backbone.blocks.0-11", r"means nothing at backbone.blocks.3; backbone.blocks has 0 to 2"),
-        ("back*.blocks.7", r"means nothing of this model; back\*.blocks has 0 to 2"),
-        ("encoder", r"means nothing of this model; .*the model has .*backbone"),
+        ("backbone.block.0", r"matches nothing in this model; did you mean backbone.blocks\? backbone has .*blocks"),
+        ("backbone.blocks.0-11", r"matches nothing at backbone.blocks.3; backbone.blocks has 0 to 2"),
+        ("back*.blocks.7", r"matches nothing in this model; back\*.blocks has 0 to 2"),
+        ("encoder", r"matches nothing in this model; .*the model has .*backbone"),
         ("*", r"\* leaves nothing to train: leave some of it out"),
     ],
 )

@@ -51,8 +51,8 @@ def expanded(pattern: str, known: Sequence[ModulePath]) -> list[ModulePath]:
     missing = [path for path in paths if not any(is_below(name, path) for name in known)]
     if not missing:
         return paths
-    where = "nothing of this model" if len(missing) == len(paths) else f"nothing at {'.'.join(missing[0])}"
-    raise ValueError(f"{pattern!r} means {where}; {_what_there_is(missing[0], known)}")
+    where = "nothing in this model" if len(missing) == len(paths) else f"nothing at {'.'.join(missing[0])}"
+    raise ValueError(f"{pattern!r} matches {where}; {_what_there_is(missing[0], known)}")
 
 
 def _numbers(part: str) -> list[str]:

@@ -63,7 +63,7 @@ def find(paths: Sequence[Path]) -> Folders:
                 raise CheckpointError(f"{models[name]} and {folder} both hold a {name}: give one")
             models[name], found = folder, found + 1
         if not found:
-            raise CheckpointError(f"{path} has neither a {CONFIG} with {CLASS!r}, as models of diffusers have, nor an {INDEX}")
+            raise CheckpointError(f"{path} has neither a {CONFIG} with {CLASS!r}, as models of diffusers have, nor a {INDEX}")
     if len(schedulers) > 1:
         raise CheckpointError(f"{schedulers[0][1]} and {schedulers[1][1]} are both schedulers: give one")
     return Folders(models, schedulers[0] if schedulers else None, index)

@@ -91,6 +91,14 @@ def parts(sources: Sequence[Source], **marks: str) -> dict[str, Source]:
     return found
 
 
+def check_codes(transformer: Source, predicted: int, tokenizer: Source, codes: int) -> None:
+    """Raise ``CheckpointError`` unless a transformer predicts the codes of the tokenizer that was given with it."""
+    if predicted != codes:
+        raise CheckpointError(
+            f"{transformer.path} predicts {predicted} codes, and {tokenizer.path} has {codes}: give the tokenizer that it was trained with"
+        )
+
+
 def _read_folder(folder: Path, outer: Sequence[str]) -> Source:
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if index := next(iter(sorted(folder.glob(_INDEX))), None):
@@ -148,8 +156,9 @@ def _unpickled(path: Path) -> object:
     except pickle.UnpicklingError as error:
         lines = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line]
         reason = shorten(lines[0] if lines else str(error), 200)
+        known = "" if "GLOBAL" in reason else "is damaged, or "  # operations that no state dict has: of other pickles, or of no pickle
         raise CheckpointError(
-            f"{path} holds more than weights, which reading could run as code, so it is not opened ({reason}); get the weights as "
+            f"{path} {known}holds more than weights, which reading could run as code, so it is not opened ({reason}); get the weights as "
             "safetensors, or save the state dict alone where you trust the file"
         ) from None
     except (RuntimeError, EOFError, ValueError, LookupError) as error:

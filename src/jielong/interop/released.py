@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from jielong.core.json import JSON
 from jielong.core.medium import Medium
-from jielong.interop.key_map import KeyMap, Weights
+from jielong.interop.key_map import KeyMap, Transform, Weights
+
+CLASSES_AND_NULL = Transform(
+    "split into classes and the null",
+    lambda tensors: [tensors[0][:-1], tensors[0][-1]],
+    lambda tensors: [torch.cat([tensors[0], tensors[1][None]])],
+)
+"""A table of classes whose last row is the null class, as ``condition.table.weight`` and ``condition.null``."""
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of classes of which a file has none: their numbers, as texts."""
+    return tuple(map(str, range(count)))
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def freeze(
         losses: Of a tokenizer's training.
 
     Raises:
-        RecipeError: if a pattern, or a number of its range, means nothing, nothing is left to train, or a loss reads what is frozen.
+        RecipeError: if a pattern, or a number of its range, matches nothing, nothing is left to train, or a loss reads what is frozen.
     """
     root = () if isinstance(model, Generator) else (TOKENIZER,)
     own = {(*root, *path_of(name)): name for name in model.state_dict()}

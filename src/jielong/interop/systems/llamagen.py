@@ -16,9 +16,9 @@ from torch import Tensor
 
 from jielong.autoencoders.resnet import Resnet
 from jielong.core.json import JSON
-from jielong.interop.files import CONFIG, Source, parts, read, read_json
+from jielong.interop.files import CONFIG, Source, check_codes, parts, read, read_json
 from jielong.interop.key_map import Dropped, KeyMap, Row, Transform, given, joined, numbers
-from jielong.interop.released import Imported
+from jielong.interop.released import CLASSES_AND_NULL, Imported, numbered
 from jielong.media.kinds.image import image_medium
 from jielong.quantizers.vector import Vector
 from jielong.tokenizers.vq import VQ
@@ -122,11 +122,7 @@ def _generator(source: Source, tokenizer: Source, folders: Sequence[Path] = ()) 
     heads = HEADS.get(width, width // 64)
     if not heads or width % heads:
         raise CheckpointError(f"{source.path}: LlamaGen has no model {width} wide whose number of heads is known")
-    if weights[TOKENS].shape[0] != tokenizer.weights[CODEBOOK].shape[0]:
-        raise CheckpointError(
-            f"{source.path} predicts {weights[TOKENS].shape[0]} codes, and {tokenizer.path} has {tokenizer.weights[CODEBOOK].shape[0]}: "
-            "give the tokenizer that it was trained with"
-        )
+    check_codes(source, len(weights[TOKENS]), tokenizer, len(tokenizer.weights[CODEBOOK]))
     transformer = {
         "layers": numbers(weights, "layers.{i}.attention_norm.weight"),
         "width": width,
@@ -168,16 +164,11 @@ def _given_classes(source: Source, folders: Sequence[Path]) -> _Given:
     if folders:
         raise CheckpointError(f"{source.path} is conditioned on classes, and no text encoder reads these: leave {folders[0]} out")
     count, width = source.weights[CLASSES].shape
-    split = Transform(
-        "split into classes and the null",
-        lambda tensors: [tensors[0][:-1], tensors[0][-1]],
-        lambda tensors: [torch.cat([tensors[0], tensors[1][None]])],
-    )
     scale = SCALES.get(width)
     notes = () if scale else (f"the paper states no scale of guidance for a model {width} wide: set sampling.guidance",)
     condition: JSON = {"class": {"width": width, "cfg_dropout": 0.1}}
-    rows = (Row(CLASSES, ("condition.table.weight", "condition.null"), split),)  # the null class is the last row
-    return _Given(condition, "pooled", rows, {"guidance": scale or 1.0}, "imagenet", tuple(map(str, range(count - 1))), notes)
+    rows = (Row(CLASSES, ("condition.table.weight", "condition.null"), CLASSES_AND_NULL),)
+    return _Given(condition, "pooled", rows, {"guidance": scale or 1.0}, "imagenet", numbered(count - 1), notes)
 
 
 def _given_texts(source: Source, folders: Sequence[Path]) -> _Given:

@@ -16,7 +16,7 @@ import torch
 from jielong.core.json import JSON
 from jielong.interop.files import Source, parts, read
 from jielong.interop.key_map import Dropped, KeyMap, Row, Transform, given, numbers, squeezed
-from jielong.interop.released import Imported
+from jielong.interop.released import Imported, numbered
 from jielong.interop.resnet_names import KIND, network_of, rows_of
 from jielong.media.kinds.image import image_medium
 from jielong.tokenizers.kl import KL
@@ -93,7 +93,7 @@ def _model(source: Source, autoencoder: Source) -> Imported:
     }
     notes = [_which(source), *source.notes]
     notes += [] if scale else [f"the paper states no scale of guidance for a model {width} wide: set sampling.guidance"]
-    classes = tuple(map(str, range(len(weights["class_emb.weight"]))))
+    classes = numbered(len(weights["class_emb.weight"]))
     return Imported(recipe, units.media, weights, _keys(buffer, len(_blocks(source))), classes, {"tokenizer": units}, tuple(notes))
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from jielong.core.json import JSON
-from jielong.interop.files import Source, parts, read
+from jielong.interop.files import Source, check_codes, parts, read
 from jielong.interop.key_map import Dropped, KeyMap, Row, Transform, each, given, joined, numbers, squeezed
-from jielong.interop.released import Imported
+from jielong.interop.released import CLASSES_AND_NULL, Imported, numbered
 from jielong.interop.resnet_names import KIND, network_of, rows_of
 from jielong.media.kinds.image import image_medium
 from jielong.quantizers.multi_scale import MultiScale
@@ -96,11 +96,7 @@ def _generator(source: Source, tokenizer: Source) -> Imported:
     if positions not in SCALES:
         known = " or ".join(map(str, SCALES))
         raise CheckpointError(f"{source.path} has {positions} positions, and the scales of released models have {known}")
-    if weights["head.weight"].shape[0] != tokenizer.weights[CODEBOOK].shape[0]:
-        predicted, there = weights["head.weight"].shape[0], tokenizer.weights[CODEBOOK].shape[0]
-        raise CheckpointError(
-            f"{source.path} predicts {predicted} codes, and {tokenizer.path} has {there}: give the tokenizer that it was trained with"
-        )
+    check_codes(source, len(weights["head.weight"]), tokenizer, len(tokenizer.weights[CODEBOOK]))
     units, shared = _tokenizer(tokenizer, positions), "shared_ada_lin.1.weight" in weights
     transformer = {
         "layers": numbers(weights, "blocks.{i}.ffn.fc1.weight"),
@@ -128,7 +124,7 @@ def _generator(source: Source, tokenizer: Source) -> Imported:
         "head": {"softmax": {"bias": True}},
         "sampling": {"top_k": 900, "top_p": 0.96, "guidance": {"scale": 1 + CFG, "kind": "ramp"}},
     }
-    names = tuple(map(str, range(len(weights["class_emb.weight"]) - 1)))
+    names = numbered(len(weights["class_emb.weight"]) - 1)
     return Imported(recipe, units.media, weights, _keys(shared), names, {"tokenizer": units}, source.notes)
 
 
@@ -136,7 +132,7 @@ def _keys(shared: bool) -> KeyMap:
     theirs, ours = "blocks.{i}", "backbone.blocks.{i}"
     rows = [
         Row(f"word_embed.{KIND}", f"embedding.linear.{KIND}"),
-        Row("class_emb.weight", ("condition.table.weight", "condition.null"), _LAST_APART),
+        Row("class_emb.weight", ("condition.table.weight", "condition.null"), CLASSES_AND_NULL),
         Row(START, "placeholder", squeezed(0, 1)),
         Row("pos_1LC", "position_embeddings.slots.weight", squeezed(0)),
         Row("lvl_embed.weight", "position_embeddings.scales.weight"),
@@ -175,11 +171,6 @@ def _ordered(order: Sequence[int]) -> Transform:
     return each("with shifts, scales and gates in our order", lambda rows: _reordered(rows, order), lambda rows: _reordered(rows, back))
 
 
-_LAST_APART = Transform(
-    "split into classes and the null",
-    lambda tensors: [tensors[0][:-1], tensors[0][-1]],
-    lambda tensors: [torch.cat([tensors[0], tensors[1][None]])],
-)
 _OWN_SHARE = each(
     "with shifts, scales and gates in our order",
     lambda share: _reordered(share.flatten(), OF_LAYER),
