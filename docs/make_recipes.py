@@ -7,6 +7,7 @@ python docs/make_recipes.py --check    # write nothing; exit with 1 if the table
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,7 +26,6 @@ from jielong.tokenizers.scaled import ScaledTokenizer
 
 PAGE = Path(__file__).with_name("recipes.md")
 PICTURE = Medium("image", 3, ("rows", "columns"), (8, 8))
-CLIP = Medium("video", 3, ("time", "rows", "columns"), (2, 4, 4), 8.0)
 SOUND = Medium("audio", 1, ("time",), (32,), 16_000)
 CLIP = Medium("video", 3, ("time", "rows", "columns"), (2, 2, 2), 8)
 _GRID = {"convolutional": {"patch": 4, "channels": [8], "blocks": [0]}}
@@ -101,6 +101,7 @@ def tables() -> dict[str, list[str]]:
     def head_of(kind: str) -> str:
         return "flow_matching" if made[kind].layout.vocabulary is None else "softmax"
 
+    @cache  # the table of backbones asks again
     def order_fits(kind: str, order: str) -> bool:
         return not reason(made[kind], order, "transformer", head_of(kind))
 

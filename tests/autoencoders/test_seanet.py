@@ -119,7 +119,7 @@ def test_chunks_are_the_whole(name: str, size: int) -> None:
 def test_latency_is_what_a_stream_shows() -> None:
     shown = {}
     for name in ("encodec", "mimi", "weight norm", "dac"):
-        autoencoder, x = make(ALL[name]), sound(80 * HOP, batch=1)
+        autoencoder, x = make(ALL[name]), sound(40 * HOP, batch=1)
         assert isinstance(autoencoder.encoder, StreamingModule)
         assert isinstance(autoencoder.decoder, StreamingModule)
         out, worst = 0, 0
