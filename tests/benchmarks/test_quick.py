@@ -16,7 +16,7 @@ from running_scripts import ROOT, module_of, run_script
 
 FOLDER = ROOT / "benchmarks"
 NO_BENCHMARKS = {"timing", "quick", "paired", "heads_training", "heads_sampling"}
-TRIED_ELSEWHERE = {"joint_networks"}  # test_joint_networks.py
+TRIED_ELSEWHERE = {"joint_networks", "import_memory"}  # test_joint_networks.py, interop/test_memory_of_imports.py
 
 
 def report(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> dict[str, Any]:
