@@ -10,8 +10,8 @@ caches of the released code and no other; its weights go through the import (`ji
 tokens, or continuous ones for the same noise. Of MAR there is a third row: fast settings, which draw other pictures.
 LlamaGen's is `generate` of a Llama of `transformers` of the same shape, whose tokens are others, as its positions are: ours are compared
 with one pass of ours over all of them without a cache, and neither side decodes.
-Rounds of all sides are interleaved, so that a busy neighbour slows all alike; medians are reported. The last line of the output is
-one JSON object.
+Rounds of all sides are interleaved, so that a busy neighbour slows all alike; medians are reported. With --rounds 0 the runs whose results
+are compared are timed, one of each side: for MAR, which takes minutes. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import importlib.util
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -224,15 +225,21 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         pair = SYSTEMS[name](arguments.quick, Path(folder) / name)
-        ours, theirs = pair.ours(), pair.theirs()
-        theirs = theirs if pair.expected is None else pair.expected(ours)
-        equal, apart = ours.equals(theirs), _apart(ours.pictures, theirs.pictures)
-        sides: dict[str, Callable[[], object]] = {"ours": pair.ours, "theirs": pair.theirs}
+        sides: dict[str, Callable[[], Drawn]] = {"ours": pair.ours, "theirs": pair.theirs}
         if pair.fast is not None:
             sides["fast"] = pair.fast
         if arguments.bf16:
             sides["bf16"] = _in_bf16(pair.ours)
-        seconds = interleaved(sides, arguments.rounds)
+        seconds, drawn = {}, {}
+        for side, draw in sides.items():
+            start = time.perf_counter()
+            drawn[side] = draw()
+            seconds[side] = time.perf_counter() - start
+        ours = drawn["ours"]
+        theirs = drawn["theirs"] if pair.expected is None else pair.expected(ours)
+        equal, apart = ours.equals(theirs), _apart(ours.pictures, theirs.pictures)
+        if arguments.rounds:
+            seconds = interleaved(sides, arguments.rounds)
     ratio = seconds["theirs"] / seconds["ours"]
     print(f"\n{name}: {pair.about}; {threads} {'thread' if threads == 1 else 'threads'}")
     print(f"  theirs {seconds['theirs']:8.3f} s a picture")
@@ -265,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side is timed after a run that is not; 0: that run alone")
     parser.add_argument("--bf16", action="store_true", help="also ours with products in bfloat16")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
     arguments = parser.parse_args()
