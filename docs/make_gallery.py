@@ -15,7 +15,7 @@ from jielong.apps.demo import PROMPTS, shipped_models
 from jielong.media.images import write_image
 from jielong.system import load
 
-CELL, GAP, LEFT, TOP, LINE = 192, 12, 170, 12, 30
+CELL, GAP, LEFT, TOP, LINE = 192, 12, 196, 12, 30
 INK, SOFT = (28, 27, 25), (102, 98, 91)
 
 
