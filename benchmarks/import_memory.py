@@ -4,9 +4,9 @@
     python benchmarks/import_memory.py --only llamagen-xxl --folder /data
     python benchmarks/import_memory.py --quick                 # a smoke run with tiny sizes
 
-What is counted is memory that no file stands behind: the pages of a mapped file are given back when memory is short, copies are not. Files
-are written, and each system is measured, by a process of its own, since freed memory would serve again; there a tiny system goes first, for
-what is imported and allocated once. The last line of the output is one JSON object. Needs Linux.
+Counted is anonymous memory (RssAnon of /proc): the system reclaims pages of a mapped file when memory is short, and copies stay. Files are
+written, and each system is measured, in processes of their own, because an allocator reuses what was freed before; a tiny system is
+measured first, so that modules and buffers that are loaded once do not count. The last line of the output is one JSON object. Needs Linux.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Files = dict[str, dict[str, Tensor]]
 
 
 def var(depth: int, width: int | None = None, heads: int | None = None, small: bool = False) -> Files:
-    """VAR of a depth, 64 times as wide unless told, and its tokenizer."""
+    """VAR with ``depth`` layers and its tokenizer; ``width`` is ``64 depth`` and ``heads`` is ``depth`` by default."""
     theirs = reference("var")
     sizes = theirs.TokenizerSizes(**({"channels": 32, "multipliers": (1, 2), "blocks": 1, "latent": 8, "codes": 48} if small else {}))
     transformer = theirs.Transformer(sizes, depth, classes=5 if small else 1000, width=width, heads=heads)
@@ -69,13 +69,13 @@ RELEASED = {
 
 
 def anonymous() -> int:
-    """Bytes of this process's memory that are no file's."""
+    """Bytes of anonymous memory of this process."""
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(fields["RssAnon"].split()[0])
 
 
 def growth(work: Callable[[], object]) -> int:
-    """The most bytes that work adds while it runs."""
+    """Peak of anonymous memory during a call, in bytes above that before it."""
     before, highest, done = anonymous(), [0], threading.Event()
 
     def watch() -> None:
@@ -99,18 +99,20 @@ def write(name: str, size: str, folder: Path) -> None:
         torch.save(state, folder / file)
 
 
-def measure(name: str, folders: Sequence[Path]) -> dict[str, float]:
-    """Import the weights in each folder, and load what was imported: bytes and seconds of the last."""
-    row: dict[str, float] = {}
-    for folder in folders:
-        files = sorted(folder.iterdir())
-        start = time.perf_counter()
-        importing = growth(lambda: import_weights(RELEASED[name].system, files, folder / "ours"))  # noqa: B023  called at once
-        between = time.perf_counter()
-        loading = growth(lambda: load(str(folder / "ours"), "cpu"))  # noqa: B023
-        seconds = {"import_s": between - start, "load_s": time.perf_counter() - between}
-        row = {"bytes": sum(file.stat().st_size for file in files), "import": importing, "load": loading, **seconds}
-    return row
+def measure(name: str, folder: Path) -> dict[str, float]:
+    """Import the weights in a folder, and load what was imported: bytes and seconds."""
+    files = sorted(folder.iterdir())
+    start = time.perf_counter()
+    importing = growth(lambda: import_weights(RELEASED[name].system, files, folder / "ours"))
+    between = time.perf_counter()
+    loading = growth(lambda: load(str(folder / "ours"), "cpu"))
+    seconds = {"import_s": between - start, "load_s": time.perf_counter() - between}
+    return {"bytes": sum(file.stat().st_size for file in files), "import": importing, "load": loading, **seconds}
+
+
+def measure_all(name: str, folders: Sequence[Path]) -> list[dict[str, float]]:
+    """One row for each folder, measured in this process one after the other."""
+    return [measure(name, folder) for folder in folders]
 
 
 def main() -> None:
@@ -119,6 +121,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files are written, and removed; that for temporary files by default")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     arguments = parser.parse_args()
+    if arguments.folder is not None and not arguments.folder.is_dir():
+        parser.error(f"--folder: there is no folder {arguments.folder}; make it first")
     rows = []
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as alone:
         for name in arguments.only:
@@ -126,7 +130,7 @@ def main() -> None:
                 sizes = {size: Path(folder, size) for size in ("tiny", "quick" if arguments.quick else "whole")}
                 for size, place in sizes.items():
                     alone.submit(write, name, size, place).result()
-                row = alone.submit(measure, name, list(sizes.values())).result()
+                row = alone.submit(measure_all, name, list(sizes.values())).result()[-1]
             rows.append({"system": name, **row})
             print(
                 f"{name}: {row['bytes'] / 1e9:.2f} GB of weights; importing adds {row['import'] / 1e9:.2f} GB in {row['import_s']:.0f} s, "

@@ -10,8 +10,9 @@ caches of the released code and no other; its weights go through the import (`ji
 tokens, or continuous ones for the same noise. Of MAR there is a third row: fast settings, which draw other pictures.
 LlamaGen's is `generate` of a Llama of `transformers` of the same shape, whose tokens are others, as its positions are: ours are compared
 with one pass of ours over all of them without a cache, and neither side decodes.
-Rounds of all sides are interleaved, so that a busy neighbour slows all alike; medians are reported. With --rounds 0 the runs whose results
-are compared are timed, one of each side: for MAR, which takes minutes. The last line of the output is one JSON object.
+Each side runs once, and the results are compared; then timed rounds of all sides are interleaved, so that a busy neighbour slows all alike,
+and medians are reported. With --rounds 0 the first run is the timed one: for MAR, which takes minutes. The last line of the output is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
         theirs = drawn["theirs"] if pair.expected is None else pair.expected(ours)
         equal, apart = ours.equals(theirs), _apart(ours.pictures, theirs.pictures)
         if arguments.rounds:
-            seconds = interleaved(sides, arguments.rounds)
+            seconds = interleaved(sides, arguments.rounds, warm_up=False)
     ratio = seconds["theirs"] / seconds["ours"]
     print(f"\n{name}: {pair.about}; {threads} {'thread' if threads == 1 else 'threads'}")
     print(f"  theirs {seconds['theirs']:8.3f} s a picture")
@@ -272,10 +273,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side is timed after a run that is not; 0: that run alone")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each side after the first; 0 times the first")
     parser.add_argument("--bf16", action="store_true", help="also ours with products in bfloat16")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
     arguments = parser.parse_args()
+    if arguments.rounds < 0:
+        parser.error(f"--rounds: 0 or more, not {arguments.rounds}")
     arguments.rounds = 1 if arguments.quick else arguments.rounds
     rows = [compare(name, threads, arguments) for threads in arguments.threads for name in arguments.only]
     print(json.dumps({"machine": machine(), "rows": rows}))

@@ -16,16 +16,18 @@ def interleaved(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[str], object] = lambda name: None,
+    warm_up: bool = True,
 ) -> dict[str, float]:
-    """Median seconds of each side. Rounds alternate, so that a busy neighbour slows all alike; the first round is not counted.
+    """Median seconds of each side. Rounds alternate, so that a busy neighbour slows all alike; a first round is not counted.
 
     Args:
         sides: What is timed, by name.
         rounds: How often.
         clock: ``time.process_time`` counts the time of the processor, all threads together: another process does not add to it.
         before: Called with the name of a side before each of its runs; not timed.
+        warm_up: Whether there is that first round; not needed where every side ran before.
     """
-    for name, run in sides.items():
+    for name, run in sides.items() if warm_up else ():
         before(name)
         run()
     times: dict[str, list[float]] = {name: [] for name in sides}

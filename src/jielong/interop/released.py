@@ -20,7 +20,7 @@ CLASSES_AND_NULL = Transform(
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Names of classes of which a file has none: their numbers, as texts."""
+    """Class names for weights that come without any: the numbers of the classes as strings."""
     return tuple(map(str, range(count)))
 
 

@@ -41,7 +41,7 @@ from jielong.networks.rope import Rotation
 if TYPE_CHECKING:
     from jielong.networks.cache import Cache
 
-# Packed weights make products with one or two rows up to 1.6 times as fast; the copy pays off after a few calls and is bounded in size.
+# Packed weights make products with one or two rows a quarter to a half faster; the copy pays off after a few calls and is bounded in size.
 PACKED_ROWS, PACKED_CALLS, PACKED_BYTES = 2, 16, 1 << 30
 
 Masks = tuple[Tensor | None, ...]
