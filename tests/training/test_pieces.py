@@ -159,6 +159,26 @@ def test_muon_orthogonalises_hidden_matrices_and_leaves_the_rest_to_adamw(native
     torch.testing.assert_close(model.head.bias.detach(), before["head.bias"] - 0.1 * grads["head.bias"].sign(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rank", [24, 3], ids=["full", "deficient"])
+@pytest.mark.parametrize("shape", [(24, 96), (96, 24), (24, 47), (24, 24)], ids=["wide", "tall", "long", "square"])
+def test_muon_iterates_on_the_smaller_matrix_to_the_same_update(shape, rank, monkeypatch):
+    """Wide matrices by their Gram matrix, without a restart, with singular values of five magnitudes and with none."""
+    pytest.importorskip("pytorch_optimizer")
+    monkeypatch.setattr("jielong.training.optimizers.bf16_is_faster", lambda device: False)
+    torch.manual_seed(0)
+    layer = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(shape[1], shape[0], bias=False)]), "head": nn.Linear(2, 2)})
+    optimizer = build_optimizer(layer, TrainSettings(samples=1, optimizer="muon", lr=1.0, weight_decay=0.0))
+    weight = layer["blocks"][0].weight
+    before = weight.detach().clone()
+    gradient = (torch.randn(shape[0], rank) * torch.logspace(0, -5, rank)) @ torch.randn(rank, shape[1])
+    weight.grad = gradient.clone()
+    optimizer.step()
+    wide = gradient.mT if shape[0] > shape[1] else gradient
+    update = newton_schulz(wide)
+    expected = (update.mT if shape[0] > shape[1] else update) * 0.2 * math.sqrt(max(shape))
+    torch.testing.assert_close((before - weight.detach()).double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+
+
 def test_muon_takes_the_blocks_of_a_head_and_leaves_the_layers_around_them():
     """A head that is the whole network, as of latent diffusion, has hidden matrices; its first and last layers are not among them."""
     pytest.importorskip("pytorch_optimizer")

@@ -14,6 +14,8 @@ from jielong.training.precision import bf16_is_faster
 from jielong.training.settings import TrainSettings
 from jielong.training.sharding import divided_as, is_divided, whole
 
+_WIDE = 2
+"""Columns to rows from which five steps on the Gram matrix take fewer products than on the matrix: 2 m + 17 n against 10 m + 5 n."""
 _TABLES = ("embedding", "codebook", "places", "table")  # looked up, not multiplied with: decay would only pull them to zero
 
 
@@ -89,12 +91,19 @@ def _sort(module: nn.Module, orthogonalise: bool, only: set[int]) -> tuple[list[
 def _muon(groups: list[dict[str, object]], trained: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     try:
         from pytorch_optimizer import Muon
-        from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
+        from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_gram_newton_schulz, zero_power_via_newton_schulz_5
     except ImportError:
         raise ValueError("optimizer: muon needs the package pytorch_optimizer: pip install 'jielong[muon]'; or use adamw") from None
 
     trained = list(trained)
     in_bf16 = all(bf16_is_faster(parameter.device) for parameter in trained)
+
+    def _in_float32(group: dict[str, Any], matrix: Tensor) -> Tensor:
+        how = {"num_steps": group["ns_steps"], "weights": group["ns_coeffs"], "dtype": torch.float32}
+        if max(matrix.shape) < _WIDE * min(matrix.shape):
+            return zero_power_via_newton_schulz_5(matrix, **how)
+        # Float32 needs no restart: what rounding makes of the Gram matrix's zeros stays below 1e-3 in five iterations.
+        return zero_power_via_gram_newton_schulz(matrix, reset_steps=(), **how)
 
     class WholeMatrixMuon(Muon):
         """Muon that gathers a divided matrix to orthogonalise it, in float32 where the package's bfloat16 would be slow."""
@@ -105,8 +114,7 @@ def _muon(groups: list[dict[str, object]], trained: Iterable[nn.Parameter], lr: 
             if in_bf16:
                 found: list[Tensor] = Muon._orthogonalize(group, matrices)
             else:
-                steps, weights = group["ns_steps"], group["ns_coeffs"]
-                found = [zero_power_via_newton_schulz_5(m, num_steps=steps, weights=weights, dtype=torch.float32) for m in matrices]
+                found = [_in_float32(group, matrix) for matrix in matrices]
             return [divided_as(m.reshape(u.shape), u) if is_divided(u) else m for m, u in zip(found, updates, strict=True)]
 
     foreach = False if any(map(is_divided, trained)) else None
