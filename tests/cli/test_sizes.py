@@ -13,6 +13,8 @@ from jielong.apps.sizes import cost, sizes
 from jielong.config.recipe import load
 from jielong.training.experiment import prepare
 
+from .conftest import command
+
 
 def test_cost_of_a_linear_layer() -> None:
     layer = nn.Linear(8, 16, bias=False)
@@ -51,3 +53,13 @@ def test_sampling_steps_are_those_of_generate(name: str, steps: int, pictures: P
     moments: list[object] = []
     experiment.generator.eval().generate(["a"], on_step=moments.append)
     assert {size.name: size.value for size in sizes(experiment)}["sampling steps"] == steps == len(moments)
+
+
+def test_a_set_that_is_not_here_is_named_with_the_option_that_gives_another() -> None:
+    """As of imported weights, whose recipe names the set that they were trained on."""
+    missing = " ".join(command("show", "kl-tiny", "--set", "data.set=imagenet").stderr.split())
+    assert "without derived sizes: there is no set and no folder called 'imagenet'" in missing
+    assert missing.endswith("; --data reads another set")
+    given = " ".join(command("show", "kl-tiny", "--data", "imagenet").stderr.split())
+    assert "called 'imagenet'" in given
+    assert "--data reads" not in given

@@ -68,7 +68,10 @@ def show(
     try:
         print_sizes(prepared(settings, data))
     except (ValueError, OSError) as error:
-        say(f"without derived sizes: {error}")
+        from jielong.data.source import DataError
+
+        other = "; --data reads another set" if isinstance(error, DataError) and data is None else ""
+        say(f"without derived sizes: {error}{other}")
 
 
 def prepared(settings: Recipe, data: str | None) -> Experiment:
