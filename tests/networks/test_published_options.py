@@ -20,7 +20,7 @@ from jielong.networks.eligibility import fused_inference
 from jielong.networks.embedding import SlotEmbedding
 from jielong.networks.layers import AttentionContext, FeedForward, SelfAttention
 from jielong.networks.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
-from jielong.networks.resnet import ResnetEncoder
+from jielong.networks.resnet import ResnetEncoder, ResnetSizes
 from jielong.networks.transformer import Transformer as Network
 from jielong.orders.raster import RasterOrder
 from jielong.training.optimizers import build_optimizer
@@ -195,7 +195,7 @@ def test_logits_with_a_bias() -> None:
 
 
 def test_a_wider_projection_with_zeros_around_is_the_narrow_one() -> None:
-    narrow, wide = (ResnetEncoder(3, (8, 8), 1, 4, 4, False, kernel) for kernel in (1, 3))
+    narrow, wide = (ResnetEncoder(3, 4, ResnetSizes((8, 8), 1, 4, projection=kernel)) for kernel in (1, 3))
     state = narrow.state_dict()
     state["projection.weight"] = F.pad(state["projection.weight"], (1, 1, 1, 1))
     wide.load_state_dict(state)
@@ -204,7 +204,8 @@ def test_a_wider_projection_with_zeros_around_is_the_narrow_one() -> None:
 
 
 def test_black_around_is_the_zero_of_pictures_from_0_to_1() -> None:
-    ours, theirs = ResnetEncoder(3, (8, 8), 1, 4, 4, False, 1, padding=-1.0), ResnetEncoder(3, (8, 8), 1, 4, 4, False, 1)
+    sizes = ResnetSizes((8, 8), 1, 4, projection=1)
+    ours, theirs = ResnetEncoder(3, 4, sizes, padding=-1.0), ResnetEncoder(3, 4, sizes)
     state = theirs.state_dict()
     weight = state["layers.0.weight"]
     ours.load_state_dict(state | {"layers.0.weight": weight / 2, "layers.0.bias": state["layers.0.bias"] + weight.sum((1, 2, 3)) / 2})

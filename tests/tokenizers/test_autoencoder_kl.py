@@ -15,7 +15,7 @@ from jielong.core.tokens import Tokens
 from jielong.media.kinds.image import image_medium
 from jielong.networks.convolutional import ResidualBlock, SpatialAttention
 from jielong.networks.posterior import DiagonalGaussian
-from jielong.networks.resnet import Downsample, ResnetEncoder, Upsample
+from jielong.networks.resnet import Downsample, ResnetEncoder, ResnetSizes, Upsample
 from jielong.tokenizers.kl import KL
 
 diffusers = pytest.importorskip("diffusers")
@@ -183,7 +183,7 @@ def test_the_posterior_is_diffusers_distribution() -> None:
 @torch.no_grad()
 def test_a_picture_moved_by_a_token_moves_the_features_by_one() -> None:
     torch.manual_seed(0)
-    encoder = ResnetEncoder(3, (8, 8), 1, 4, 8, attention=False, projection=False)
+    encoder = ResnetEncoder(3, 4, ResnetSizes((8, 8), 1, 8))
     for module in encoder.modules():
         if isinstance(module, nn.GroupNorm | SpatialAttention):  # these see the whole picture
             module.forward = lambda x: x  # type: ignore[method-assign]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -10,7 +11,7 @@ from torch import nn
 from jielong.autoencoders.base import AutoencoderSettings, NetworkSizes
 from jielong.core.medium import ALONG_ROWS, Axes
 from jielong.networks.decoder import Decoder
-from jielong.networks.resnet import ResnetDecoder, ResnetEncoder
+from jielong.networks.resnet import ResnetDecoder, ResnetEncoder, ResnetSizes
 
 
 class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
@@ -66,11 +67,21 @@ class Resnet(AutoencoderSettings, family="autoencoder", name="resnet"):
 
     def networks(self, sizes: NetworkSizes) -> tuple[nn.Module, Decoder]:
         """See :meth:`AutoencoderSettings.networks`."""
-        attention = self.attention if self.decoder_attention is None else self.decoder_attention
-        blocks = self.blocks + 1 if self.decoder_blocks is None else self.decoder_blocks
-        middle, inner = self.middle_attention, None if self.z_channels is None else self.z_channels * (sizes.encoded // sizes.dim)
-        kernel = self.projection_kernel if self.projections else 0
-        rest = self.groups, self.attention, kernel, inner, middle, self.padding  # of inner, two numbers a latent in kl
-        encoder = ResnetEncoder(sizes.channels, self.channels, self.blocks, sizes.encoded, *rest)
-        decoder = ResnetDecoder(sizes.dim, self.channels, blocks, sizes.outputs, self.groups, attention, kernel, self.z_channels, middle)
+        sizes_of_encoder = ResnetSizes(
+            self.channels,
+            self.blocks,
+            self.groups,
+            self.attention,
+            projection=self.projection_kernel if self.projections else 0,
+            inner=None if self.z_channels is None else self.z_channels * (sizes.encoded // sizes.dim),  # two numbers a latent in kl
+            middle_attention=self.middle_attention,
+        )
+        sizes_of_decoder = replace(
+            sizes_of_encoder,
+            blocks=self.blocks + 1 if self.decoder_blocks is None else self.decoder_blocks,
+            attention=self.attention if self.decoder_attention is None else self.decoder_attention,
+            inner=self.z_channels,
+        )
+        encoder = ResnetEncoder(sizes.channels, sizes.encoded, sizes_of_encoder, self.padding)
+        decoder = ResnetDecoder(sizes.dim, sizes.outputs, sizes_of_decoder)
         return encoder, decoder

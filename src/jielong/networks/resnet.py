@@ -7,7 +7,7 @@ embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,57 +69,59 @@ def _projection(inputs: int, outputs: int, kernel: int) -> nn.Module:
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2) if kernel else nn.Identity()
 
 
-def _stage(inputs: int, outputs: int, blocks: int, attention: bool, norm: NormOf) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for block in range(blocks):
-        layers.append(ResidualBlock(outputs if block else inputs, outputs, norm))
-        if attention:
-            layers.append(SpatialAttention(outputs, norm))
-    return layers
+@dataclass(frozen=True)
+class ResnetSizes:
+    """Sizes of an encoder or of a decoder.
 
+    Attributes:
+        channels: Width of each stage, finest first; every stage after the first has half the rows and columns.
+        blocks: Residual blocks of a stage.
+        groups: Of the norms.
+        attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
+        projection: Kernel of a convolution at the bottleneck, LDM's "quant conv"; 0 for none.
+        inner: Channels between that convolution and the other layers; those of the bottleneck if not given.
+        middle_attention: Attention between the two residual blocks of the middle.
+    """
 
-def _middle(channels: int, norm: NormOf, attention: bool) -> list[nn.Module]:
-    between = [SpatialAttention(channels, norm)] if attention else []
-    return [ResidualBlock(channels, channels, norm), *between, ResidualBlock(channels, channels, norm)]
+    channels: tuple[int, ...]
+    blocks: int
+    groups: int
+    attention: bool = False
+    projection: int = 0
+    inner: int | None = None
+    middle_attention: bool = True
+
+    def stage(self, index: int, inputs: int) -> list[nn.Module]:
+        """The residual blocks of a stage."""
+        norm, width, layers = norms(self.groups), self.channels[index], list[nn.Module]()
+        for block in range(self.blocks):
+            layers.append(ResidualBlock(width if block else inputs, width, norm))
+            if self.attention and index == len(self.channels) - 1:
+                layers.append(SpatialAttention(width, norm))
+        return layers
+
+    def middle(self) -> list[nn.Module]:
+        """The blocks at the coarsest stage."""
+        norm, width = norms(self.groups), self.channels[-1]
+        between = [SpatialAttention(width, norm)] if self.middle_attention else []
+        return [ResidualBlock(width, width, norm), *between, ResidualBlock(width, width, norm)]
 
 
 class ResnetEncoder(nn.Module):
-    """Pictures to feature vectors.
+    """Pictures to feature vectors; ``padding`` is what pictures go on with outside."""
 
-    Args:
-        channels: Width of each stage, finest first; every stage after the first has half the rows and columns.
-        attention: Attention after every residual block of the coarsest stage, in addition to the middle's.
-        projection: Kernel of a convolution at the end, LDM's "quant conv"; 0 for none.
-        inner: Channels before that convolution; ``outputs`` if not given.
-        middle_attention: Attention between the two residual blocks of the middle.
-        padding: What pictures go on with outside.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        channels: Sequence[int],
-        blocks: int,
-        outputs: int,
-        groups: int,
-        attention: bool,
-        projection: int,
-        inner: int | None = None,
-        middle_attention: bool = True,
-        padding: float = 0.0,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, sizes: ResnetSizes, padding: float = 0.0) -> None:
         super().__init__()
-        inner = outputs if inner is None else inner
-        norm, last = norms(groups), len(channels) - 1
+        channels, inner = sizes.channels, outputs if sizes.inner is None else sizes.inner
         layers: list[nn.Module] = [_first(inputs, channels[0], padding)]
         for stage, width in enumerate(channels):
-            layers += _stage(channels[max(stage - 1, 0)], width, blocks, attention and stage == last, norm)
-            if stage < last:
+            layers += sizes.stage(stage, channels[max(stage - 1, 0)])
+            if stage < len(channels) - 1:
                 layers.append(Downsample(width))
-        self.layers = nn.Sequential(*layers, *_middle(channels[-1], norm, middle_attention))
-        self.norm = norm(channels[-1])
+        self.layers = nn.Sequential(*layers, *sizes.middle())
+        self.norm = norms(sizes.groups)(channels[-1])
         self.out = nn.Conv2d(channels[-1], inner, 3, padding=1)
-        self.projection = _projection(inner, outputs, projection)
+        self.projection = _projection(inner, outputs, sizes.projection)
 
     def forward(self, picture: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, outputs, H / f, W / f)`` with ``f = 2^(stages - 1)``."""
@@ -127,31 +129,19 @@ class ResnetEncoder(nn.Module):
 
 
 class ResnetDecoder(Decoder):
-    """Feature vectors to pictures: the mirror of :class:`ResnetEncoder`, with ``blocks`` and ``attention`` of its own."""
+    """Feature vectors to pictures: the mirror of :class:`ResnetEncoder`, with sizes of its own."""
 
-    def __init__(
-        self,
-        inputs: int,
-        channels: Sequence[int],
-        blocks: int,
-        outputs: int,
-        groups: int,
-        attention: bool,
-        projection: int,
-        inner: int | None = None,
-        middle_attention: bool = True,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, sizes: ResnetSizes) -> None:
         super().__init__()
-        norm, last = norms(groups), len(channels) - 1
-        inner = inputs if inner is None else inner
-        self.projection = _projection(inputs, inner, projection)
-        layers: list[nn.Module] = [nn.Conv2d(inner, channels[-1], 3, padding=1), *_middle(channels[-1], norm, middle_attention)]
+        channels, inner = sizes.channels, inputs if sizes.inner is None else sizes.inner
+        self.projection = _projection(inputs, inner, sizes.projection)
+        layers: list[nn.Module] = [nn.Conv2d(inner, channels[-1], 3, padding=1), *sizes.middle()]
         for stage in reversed(range(len(channels))):
-            layers += _stage(channels[min(stage + 1, last)], channels[stage], blocks, attention and stage == last, norm)
+            layers += sizes.stage(stage, channels[min(stage + 1, len(channels) - 1)])
             if stage:
                 layers.append(Upsample(channels[stage]))
         self.layers = nn.Sequential(*layers)
-        self.norm = norm(channels[0])
+        self.norm = norms(sizes.groups)(channels[0])
         self.out = nn.Conv2d(channels[0], outputs, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
