@@ -294,13 +294,13 @@ def moving(drawn: Mapping[str, Drawn]) -> bytes:
 def _draw(figure: Figure, drawn: Mapping[str, Drawn], figures: Mapping[str, Estimate]) -> None:
     ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.1, 1])
     for row, (name, each) in zip(left.subplots(len(drawn), 2, squeeze=False, width_ratios=[1.5, 1]), drawn.items(), strict=True):
-        places = [place * (len(each.frames) - 1) // (SHOWN - 1) for place in range(SHOWN)]
+        places = sorted({place * (len(each.frames) - 1) // (SHOWN - 1) for place in range(SHOWN)})
         for axes, pictures in zip(row, (each.pictures[spread(len(each.pictures), SHOWN)], each.frames[places, 0]), strict=True):
             axes.imshow(sheet(pictures, columns=SHOWN, padding=1), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         row[0].set_ylabel(f"{name}\n{each.model}", rotation=0, ha="right", va="center")
-        row[1].set_title(f"{each.evaluations} evaluations: a picture after some of them", fontsize=8)
+        row[1].set_title(f"drawn in {each.evaluations} evaluation{'s' if each.evaluations > 1 else ''}", fontsize=8)
     names = list(drawn)
     for axes, what in zip(
         right.subplots(4, 1), ("attribute accuracy", "kernel distance", "evaluations per image", "time per image"), strict=True
