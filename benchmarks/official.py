@@ -236,6 +236,7 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
             start = time.perf_counter()
             drawn[side] = draw()
             seconds[side] = time.perf_counter() - start
+            print(f"{name}, {threads=}: {side} ran once in {seconds[side]:.1f} s", file=sys.stderr, flush=True)  # minutes each for MAR
         ours = drawn["ours"]
         theirs = drawn["theirs"] if pair.expected is None else pair.expected(ours)
         equal, apart = ours.equals(theirs), _apart(ours.pictures, theirs.pictures)
