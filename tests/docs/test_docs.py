@@ -15,6 +15,27 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def ragged(text: str) -> list[str]:
+    """Rows of tables, outside of code blocks, whose number of cells is not that of the first row."""
+    found: list[str] = []
+    width = 0
+    for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines():
+        cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        if width and cells and cells != width:
+            found.append(line)
+        width = (width or cells) if cells else 0
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_rows_of_a_table_have_its_columns(page):
+    assert not ragged(page.read_text())
+
+
+def test_a_row_of_another_table_is_found():
+    assert ragged("| a | b |\n|---|---|\n| 1 | 2 | 3 |\n| 4 | 5\\|6 |\n\n| c |\n|---|\n") == ["| 1 | 2 | 3 |"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_is_python(page):
     for number, text in enumerate(blocks(page, "python")):
