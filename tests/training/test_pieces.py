@@ -162,7 +162,7 @@ def test_muon_orthogonalises_hidden_matrices_and_leaves_the_rest_to_adamw(native
 @pytest.mark.parametrize("rank", [24, 3], ids=["full", "deficient"])
 @pytest.mark.parametrize("shape", [(24, 96), (96, 24), (24, 47), (24, 24)], ids=["wide", "tall", "long", "square"])
 def test_muon_iterates_on_the_smaller_matrix_to_the_same_update(shape, rank, monkeypatch):
-    """Wide matrices by their Gram matrix, without a restart, with singular values of five magnitudes and with none."""
+    """Wide matrices by their Gram matrix, with singular values of five magnitudes, and with zeros among them."""
     pytest.importorskip("pytorch_optimizer")
     monkeypatch.setattr("jielong.training.optimizers.bf16_is_faster", lambda device: False)
     torch.manual_seed(0)
@@ -176,7 +176,7 @@ def test_muon_iterates_on_the_smaller_matrix_to_the_same_update(shape, rank, mon
     wide = gradient.mT if shape[0] > shape[1] else gradient
     update = newton_schulz(wide)
     expected = (update.mT if shape[0] > shape[1] else update) * 0.2 * math.sqrt(max(shape))
-    torch.testing.assert_close((before - weight.detach()).double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+    torch.testing.assert_close((before - weight.detach()).double(), expected, rtol=0, atol=2e-4 * float(expected.abs().max()))
 
 
 def test_muon_takes_the_blocks_of_a_head_and_leaves_the_layers_around_them():
