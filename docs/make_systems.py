@@ -34,7 +34,7 @@ checks that it is up to date. Times and machines are in the header of each recip
 
 COMPARED = {
     "faces": """
-Generators of the same pictures, each trained on one core of one kind of machine, the most accurate first. Attribute accuracy,
+Generators of the same pictures, each trained on one or two cores, which its card names, the most accurate first. Attribute accuracy,
 R@1 of 100, Fréchet distance, precision and recall: one sample for each of the 1,174 held-out captions, of new combinations.
 
 *Evaluations* of networks that one picture takes, counted while it is drawn, with both halves of guidance: of the backbone, and
@@ -143,12 +143,11 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class Strategy:
-    """A shipped generator of a set, its training, its held-out figures and what a sample takes."""
+    """A shipped generator of a set, its held-out figures, and its card: the training and what a sample takes."""
 
     name: str
     recipe: Recipe
     figures: JSON
-    training: JSON
     card: JSON
 
     @property
@@ -175,7 +174,7 @@ class Strategy:
     def made_of(self) -> Sequence[str]:
         """A row: the parts and the training."""
         chain = [tokens(self.recipe), *(part(each) for each in (self.recipe.order, self.recipe.backbone, self.recipe.head))]
-        return f"`{self.name}`", *chain, self.sizes, f"{self.training['samples']:,}", f"{self.training['seconds'] / 60:.0f}"
+        return f"`{self.name}`", *chain, self.sizes, f"{self.card['samples']:,}", f"{self.card['minutes']}"
 
     def results(self) -> Sequence[str]:
         """A row: the figures."""
@@ -192,8 +191,7 @@ def strategies(data: str) -> list[Strategy]:
         recipe = parse((folder / "recipe.yaml").read_text("utf-8"), name)
         if recipe.trains_generator and recipe.data.set == data:
             figures, card = (json.loads((folder / file).read_text("utf-8")) for file in ("evaluation.json", "card.json"))
-            last = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
-            found.append(Strategy(name, recipe, figures, last, card))
+            found.append(Strategy(name, recipe, figures, card))
     return sorted(found, key=lambda each: -float(each.figures[next(iter(COLUMNS[data]))]))
 
 
