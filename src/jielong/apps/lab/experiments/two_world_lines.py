@@ -295,7 +295,10 @@ def _draw(figure: Figure, drawn: Mapping[str, Drawn], figures: Mapping[str, Esti
     ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.1, 1])
     for row, (name, each) in zip(left.subplots(len(drawn), 2, squeeze=False, width_ratios=[1.5, 1]), drawn.items(), strict=True):
         places = sorted({place * (len(each.frames) - 1) // (SHOWN - 1) for place in range(SHOWN)})
-        for axes, pictures in zip(row, (each.pictures[spread(len(each.pictures), SHOWN)], each.frames[places, 0]), strict=True):
+        states = each.frames[places, 0]
+        blank = states.new_ones(SHOWN - len(states), *states.shape[1:])  # white, so that all rows have one size
+        shown = each.pictures[spread(len(each.pictures), SHOWN)], torch.cat([states, blank])
+        for axes, pictures in zip(row, shown, strict=True):
             axes.imshow(sheet(pictures, columns=SHOWN, padding=1), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
