@@ -161,7 +161,7 @@ def test_muon_orthogonalises_hidden_matrices_and_leaves_the_rest_to_adamw(native
 
 @pytest.mark.parametrize("rank", [24, 3], ids=["full", "deficient"])
 @pytest.mark.parametrize("shape", [(24, 96), (96, 24), (24, 47), (24, 24)], ids=["wide", "tall", "long", "square"])
-def test_muon_iterates_on_the_smaller_matrix_to_the_same_update(shape, rank, monkeypatch):
+def test_gram_newton_schulz_gives_the_update_of_newton_schulz(shape, rank, monkeypatch):
     """Wide matrices by their Gram matrix, with singular values of five magnitudes, and with zeros among them."""
     pytest.importorskip("pytorch_optimizer")
     monkeypatch.setattr("jielong.training.optimizers.bf16_is_faster", lambda device: False)
