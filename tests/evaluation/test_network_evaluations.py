@@ -26,7 +26,7 @@ def system(order: str, backbone: str, head: str) -> System:
 
 
 FLOW = ("at_once", "none", f"{{flow_matching: {{{DIT}, steps: 5}}}}")
-MAR = ("{masked: {steps: 4, choose: random}}", TRANSFORMER, f"{{diffusion: {{{MLP}, steps: 1000}}}}")
+MAR = ("{masked: {steps: 4, choose: random}}", TRANSFORMER, f"{{diffusion: {{{MLP}, steps: 900}}}}")
 TOKENS = 16
 
 

@@ -261,9 +261,8 @@ def test_a_young_head_cannot_begin_where_there_is_no_signal() -> None:
 
 def test_where_draws_begin() -> None:
     assert len(untrained(start=None).levels.plan(1000, karras=False)) == 1000
-    begun = untrained(start=20.0).levels.plan(1000, karras=False)
-    assert len(begun) < 1000
-    assert float(begun.sigma[-1]) <= 20
+    begun = untrained(start=20.0)
+    assert float(begun.levels.plan(900, karras=False).sigma[-1]) <= 20 < float(begun.schedule.sigma[-1])
 
 
 def test_dynamic_thresholding_needs_a_range_and_a_head_of_whole_blocks() -> None:
@@ -291,3 +290,13 @@ def test_a_recipe_says_it_and_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ValueError, match="temperature multiplies the noise of the steps, and the sampler"):
             settings.build(D, LAYOUT).check_sampling(SamplingConfig(temperature=0.9))
     Diffusion(sampler="ddim", eta=0.5).build(D, LAYOUT).check_sampling(SamplingConfig(temperature=0.9))
+
+
+@pytest.mark.parametrize("name", ["num_inference_steps", "final_inference_steps"])
+def test_more_steps_than_those_of_training_are_refused_before_sampling(name: str) -> None:
+    head = Diffusion(steps=4).build(D, LAYOUT)
+    with pytest.raises(ValueError, match="2000 steps: sampling takes some of the steps of training"):
+        head.check_sampling(SamplingConfig(**{name: 2000}))
+    with pytest.raises(ValueError, match="2000 steps"):
+        Diffusion(steps=2000).build(D, LAYOUT)
+    head.check_sampling(SamplingConfig(num_inference_steps=2000, sampler="edm"))  # noise levels of its own, as many as are asked for

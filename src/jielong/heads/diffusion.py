@@ -154,6 +154,7 @@ class DiffusionHead(IterativeHead):
         drawn = self.schedule if settings.start is None else self.schedule.up_to(settings.start)
         steps = TrainedSteps(drawn, settings.timestep_spacing, settings.steps_offset)
         self.levels: NoiseLevels = steps if self.edm is None else LogNormalNoise(self.edm)
+        self._plan(self.steps, self.sampler)
         plan = self.schedule
         # An error of the prediction moves the mean of a reverse step by ``gain`` times as much.
         per_data = {"epsilon": plan.sigma, "v": plan.spread, "edm": plan.spread, "x0": torch.ones_like(plan.kept)}[self.prediction]
@@ -162,9 +163,11 @@ class DiffusionHead(IterativeHead):
             self.register_buffer(name, table.float(), persistent=False)
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
-        """See :meth:`Head.check_sampling`; samplers that inject no noise have no temperature."""
+        """See :meth:`Head.check_sampling`; samplers that inject no noise have no temperature, and steps are some of those of training."""
         super().check_sampling(sampling)
         sampler, settings = sampling.sampler or self.sampler, self.settings
+        for known in (0.0, 1.0):
+            self._plan(sampling.num_inference_steps_at(known, self.steps), sampler)
         noisy = sampler == "ddpm" or (sampler == "ddim" and settings.eta > 0) or (sampler in CHURNED and settings.s_churn > 0)
         if sampling.temperature != 1 and not noisy:
             raise ValueError(
@@ -223,8 +226,7 @@ class DiffusionHead(IterativeHead):
         """See :meth:`IterativeHead.draw`; the states are ``a x_0 + s e`` for every sampler, of unit variance as the tokens."""
         sampler, settings, on_state = sampler or self.sampler, self.settings, evaluate.on_state
         denoise, normal = partial(self._denoise, evaluate), partial(self.initial, evaluate, rng)
-        plan = self.levels.plan((steps + 1) // 2 if sampler in TWICE else steps, settings.karras or sampler == "edm")
-        plan = plan.first(evaluate.strength)
+        plan = self._plan(steps, sampler).first(evaluate.strength)
         x = self._begin(evaluate, normal(), plan)
         if sampler == "ddpm":
             return samplers.ddpm(denoise, x, plan, normal, temperature, on_state)
@@ -237,6 +239,10 @@ class DiffusionHead(IterativeHead):
             churn = Churn(settings.s_churn, settings.s_tmin / unit, most / unit, noise, self.levels.level_at, normal)
             return (samplers.euler if sampler == "euler" else samplers.heun)(denoise, x, plan, churn, on_state)
         return (samplers.dpmpp_2m if sampler == "dpmpp_2m" else samplers.unipc)(denoise, x, plan, on_state)
+
+    def _plan(self, evaluations: int, sampler: str) -> Schedule:
+        """The levels of at most so many evaluations. Raises ``ValueError`` if these are more than the steps of training."""
+        return self.levels.plan((evaluations + 1) // 2 if sampler in TWICE else evaluations, self.settings.karras or sampler == "edm")
 
     @staticmethod
     def _begin(evaluate: GuidedDenoiser, noise: Tensor, plan: Schedule) -> Tensor:

@@ -81,18 +81,24 @@ class Schedule:
         return len(self.kept)
 
     def respaced(self, steps: int, spacing: Spacing = "linspace", offset: int = 0) -> Schedule:
-        """At most ``steps`` of these, evenly spaced, with their noise and time (2102.09672, section 4); a single one is the last.
+        """Some of these steps, evenly spaced, with their noise and time (2102.09672, section 4); a single one is the last.
 
         ``linspace`` takes the first and the last; ``leading`` every ``T // steps``-th from ``offset`` on; ``trailing`` every
         ``T / steps``-th down from the last.
+
+        Raises ``ValueError`` for more steps than there are.
         """
-        count = min(steps, len(self))
+        if steps > len(self):
+            raise ValueError(
+                f"{steps} steps: sampling takes some of the steps of training, of which {len(self)} have the noise that it starts from or "
+                f"less: ask for at most {len(self)}"
+            )
         if spacing == "linspace":
-            index = torch.linspace(len(self) - 1, 0, count, dtype=torch.float64).round().long().flip(0)
+            index = torch.linspace(len(self) - 1, 0, steps, dtype=torch.float64).round().long().flip(0)
         elif spacing == "leading":
-            index = (torch.arange(count) * (len(self) // count) + offset).clamp_max(len(self) - 1).unique()
+            index = (torch.arange(steps) * (len(self) // steps) + offset).clamp_max(len(self) - 1).unique()
         else:
-            index = torch.arange(count, 0, -1, dtype=torch.float64).mul(len(self) / count).round().long().flip(0) - 1
+            index = torch.arange(steps, 0, -1, dtype=torch.float64).mul(len(self) / steps).round().long().flip(0) - 1
         return Schedule(self.kept[index], self.times[index])
 
     def first(self, share: float) -> Schedule:

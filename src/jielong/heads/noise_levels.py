@@ -88,7 +88,10 @@ class NoiseLevels(ABC):
 
     @abstractmethod
     def plan(self, count: int, karras: bool) -> Schedule:
-        """At most ``count`` levels of sampling: EDM's where ``karras``, else even in time where there are steps of training."""
+        """``count`` levels of sampling: EDM's where ``karras``, else even in time where there are steps of training.
+
+        Raises ``ValueError`` for more than those.
+        """
 
     @abstractmethod
     def time_at(self, ratio: float) -> float:
