@@ -3,6 +3,7 @@
     python benchmarks/official.py                       # all systems at released sizes, one thread
     python benchmarks/official.py --only var --threads 1 2
     python benchmarks/official.py --bf16                # also ours with products in bfloat16
+    python benchmarks/official.py --compile             # also ours with its blocks compiled by torch.compile; needs a C++ compiler
     python benchmarks/official.py --quick               # a smoke run with tiny sizes
 
 Weights are random: they take as long as trained ones. Theirs is the reference of tests/interop/reference, written from the paper with the
@@ -32,14 +33,16 @@ from typing import Any
 import mar as masked_sampling
 import torch
 from timing import interleaved, machine
-from torch import Tensor
+from torch import Tensor, nn
 
 from jielong.config.guidance import Guidance
 from jielong.core.rng import PerSampleRNG
+from jielong.generation.generator import Generator
 from jielong.interop.checkpoints import keep
 from jielong.interop.files import Source
 from jielong.interop.systems import llamagen, mar, var
 from jielong.networks.conditioning import Conditioning
+from jielong.networks.repeated import blocks_of
 from jielong.system import System, load
 
 REFERENCES = Path(__file__).resolve().parents[1] / "tests" / "interop" / "reference"
@@ -67,6 +70,7 @@ class Pair:
         about: Sizes.
         ours: Draws by this package.
         theirs: Draws as the authors' code does.
+        model: Whose blocks :attr:`ours` runs.
         fast: Draws by this package with settings that are faster and draw other pictures; ``None`` where there are none.
         expected: What ours must be, from ours, where theirs is of the same shape alone.
     """
@@ -74,6 +78,7 @@ class Pair:
     about: str
     ours: Callable[[], Drawn]
     theirs: Callable[[], Drawn]
+    model: nn.Module
     fast: Callable[[], Drawn] | None = None
     expected: Callable[[Drawn], Drawn] | None = None
 
@@ -95,6 +100,12 @@ def imported(read: Callable[..., object], weights: dict[str, dict[str, Tensor]],
     return load(str(folder), "cpu")
 
 
+def model_of(system: System) -> Generator:
+    """Its generator."""
+    assert system.generator is not None
+    return system.generator
+
+
 def var_pair(quick: bool, folder: Path) -> Pair:
     """VAR-d16 at 256 x 256 pixels, one picture of one class with ``cfg`` 1.5."""
     theirs = reference("var")
@@ -113,7 +124,7 @@ def var_pair(quick: bool, folder: Path) -> Pair:
         codes, features = transformer.sample(tokenizer, torch.tensor([1]), var.CFG)
         return Drawn(torch.cat(codes, 1), tokenizer.pictures(features))
 
-    return Pair(f"{system.tokenizer.media}, {depth} layers, {system.tokenizer.layout.positions} tokens", ours, official)
+    return Pair(f"{system.tokenizer.media}, {depth} layers, {system.tokenizer.layout.positions} tokens", ours, official, model_of(system))
 
 
 def mar_pair(quick: bool, folder: Path) -> Pair:
@@ -158,7 +169,7 @@ def mar_pair(quick: bool, folder: Path) -> Pair:
         return Drawn(tokens, autoencoder.decode(latents).clamp(-1, 1))
 
     about = f"{system.tokenizer.media}, {sizes.depth} + {sizes.depth} layers, {iterations} iterations, NFE {evaluations}"
-    return Pair(about, lambda: drawn(**naive), official, lambda: drawn(**best))
+    return Pair(about, lambda: drawn(**naive), official, model_of(system), lambda: drawn(**best))
 
 
 def llamagen_pair(quick: bool, folder: Path) -> Pair:
@@ -170,8 +181,7 @@ def llamagen_pair(quick: bool, folder: Path) -> Pair:
     units = theirs.tokenizer_shapes((32, 64, 64), inner=8, codes=64) if quick else theirs.tokenizer_shapes((128, 128, 256, 256, 512))
     weights = {f"c2i_{16 if quick else 256}.pt": theirs.drawn(sizes.shapes()), "vq.pt": theirs.drawn(units)}
     system = imported(llamagen._generator, weights, folder)
-    model, count = system.generator, sizes.grid**2
-    assert model is not None
+    model, count = model_of(system), sizes.grid**2
     config = LlamaConfig(
         vocab_size=sizes.vocabulary,
         hidden_size=sizes.width,
@@ -213,7 +223,7 @@ def llamagen_pair(quick: bool, folder: Path) -> Pair:
         mine, none = model.backbone(replace(model.plan.inputs(embeddings), conditioning=both)).chunk(2)
         return Drawn(model.head.scores(none + scale * (mine - none))[:, :, 0].argmax(-1))  # type: ignore[operator]
 
-    return Pair(f"{sizes.layers} layers, {count} tokens with guidance, not decoded", ours, official, expected=whole)
+    return Pair(f"{sizes.layers} layers, {count} tokens with guidance, not decoded", ours, official, model, expected=whole)
 
 
 _LLAMAGEN_B = {"layers": 12, "heads": 12, "width": 768, "grid": 16}
@@ -231,6 +241,8 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
             sides["fast"] = pair.fast
         if arguments.bf16:
             sides["bf16"] = _in_bf16(pair.ours)
+        if arguments.compile:
+            sides["compiled"] = _compiled(pair)
         seconds, drawn = {}, {}
         for side, draw in sides.items():
             start = time.perf_counter()
@@ -253,6 +265,9 @@ def compare(name: str, threads: int, arguments: argparse.Namespace) -> dict[str,
         )
     if arguments.bf16:
         print(f"  ours   {seconds['bf16']:8.3f} s   {seconds['theirs'] / seconds['bf16']:.2f}x in bfloat16")
+    if arguments.compile:
+        same = "equal" if ours.equals(drawn["compiled"]) else "DIFFER"
+        print(f"  ours   {seconds['compiled']:8.3f} s   {seconds['theirs'] / seconds['compiled']:.2f}x compiled; tokens {same}")
     row: dict[str, object] = {"system": name, "threads": threads, "equal": equal, "apart": apart, "speedup": ratio}
     return row | {f"{side}_s": value for side, value in seconds.items()}
 
@@ -270,12 +285,30 @@ def _in_bf16(draw: Callable[[], Drawn]) -> Callable[[], Drawn]:
     return drawn
 
 
+def _compiled(pair: Pair) -> Callable[[], Drawn]:
+    """Ours with the forward pass of each block compiled, for any number of tokens; the first draw compiles."""
+    blocks = [block for _, block in blocks_of(pair.model)]
+    passes = [torch.compile(block.forward, dynamic=True) for block in blocks]
+
+    def drawn() -> Drawn:
+        for block, compiled in zip(blocks, passes, strict=True):
+            block.forward = compiled  # type: ignore[method-assign]
+        try:
+            return pair.ours()
+        finally:
+            for block in blocks:
+                del block.forward
+
+    return drawn
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each side after the first; 0 times the first")
     parser.add_argument("--bf16", action="store_true", help="also ours with products in bfloat16")
+    parser.add_argument("--compile", action="store_true", help="also ours with its blocks compiled")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round")
     arguments = parser.parse_args()
     if arguments.rounds < 0:
