@@ -2,7 +2,7 @@
 
     python benchmarks/mar.py                                     # speed only: random weights, 256 tokens of 16 channels
     python benchmarks/mar.py --checkpoint mar-faces              # speed at 256 tokens; speed and quality of the trained model
-    python benchmarks/mar.py --checkpoint mar-faces --count 64 --ways naive best --rounds 1
+    python benchmarks/mar.py --checkpoint mar-faces --count 64 --ways naive staged --rounds 1
     python benchmarks/mar.py --quick                             # a smoke run
 
 Naive sampling is that of MAR: 64 iterations of the whole backbone and NFE 100 per token, both doubled by guidance. All rows of a column
@@ -40,7 +40,7 @@ from jielong.orders.ratio import Ratio
 NAIVE = "naive"
 ALL_POSITIONS = "all positions: naive, and the head at all positions"
 COMBINATIONS: tuple[tuple[str, float, tuple[float, float], tuple[str, ...]], ...] = (
-    ("best", 1 / 4, (0.15, 0.05), ("lazy", "interval")),
+    ("mixed", 1 / 4, (0.15, 0.05), ("lazy", "interval")),
     ("staged", 3 / 16, (0.15, 0.05), ("two stages",)),
     ("few of both", 3 / 16, (0.15, 0.05), ()),
     ("fewest", 5 / 32, (0.15, 0.05), ()),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from jielong.conditions.words import words_of
 from jielong.config.adapter import Method
+from jielong.config.hub_address import PREFIX, HubAddressError, is_address, parse_address
 from jielong.config.registry import nearest
 from jielong.core.json import JSON, to_text
 from jielong.core.text import shorten
@@ -184,12 +185,14 @@ def read_adapter(path: Path) -> Adapter:
 
 
 def parse_reference(text: str) -> tuple[str, float]:
-    """``@me:0.8`` to the name or path, and the weight; 1 without one.
+    """``@me:0.8`` to the name, path or address, and the weight; 1 without one.
 
     Raises:
         ValueError: if the weight is no finite number. What stands behind a colon is one, unless there is a file of the whole text.
     """
-    name, _, number = text.rpartition(":")
+    begin = len(PREFIX) if is_address(text) else 0
+    name, _, number = text[begin:].rpartition(":")
+    name = text[:begin] + name if name else ""
     if not name or Path(text).exists():
         return text, 1.0
     try:
@@ -202,11 +205,18 @@ def parse_reference(text: str) -> tuple[str, float]:
 
 
 def find_adapter(name: str, folder: Path = ADAPTERS) -> Path:
-    """The file of an adapter: a path, the folder of a run that trained one, or a name in ``folder``.
+    """The file of an adapter: a path, the folder of a run that trained one, a name in ``folder``, or an address of the Hub.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if there is none, or it cannot be fetched (:func:`jielong.system.hub.fetch`).
     """
+    if is_address(name):
+        from jielong.system.hub import fetch
+
+        try:
+            return fetch(parse_address(name), (ADAPTER,)) / ADAPTER
+        except HubAddressError as error:
+            raise CheckpointError(str(error)) from None
     for path in (Path(name), folder / name, folder / f"{name}.safetensors"):
         file = path / ADAPTER if path.is_dir() else path
         if file.is_file():
@@ -248,7 +258,7 @@ def with_adapters(system: System, references: Sequence[str]) -> System:
 
     Args:
         system: A generator with the weights of its checkpoint.
-        references: Names or paths, each with ``:WEIGHT`` behind it, 1 by default.
+        references: Names, paths or addresses, each with ``:WEIGHT`` behind it, 1 by default.
 
     Raises:
         CheckpointError: if an adapter is missing, damaged, or of another base.

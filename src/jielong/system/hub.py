@@ -1,6 +1,6 @@
-"""Checkpoints on the Hugging Face Hub: which commit an address means, and its files, fetched once into the Hub's cache and verified.
+"""Checkpoints and adapters on the Hugging Face Hub: which commit an address means, and its files, fetched once and verified.
 
-Of a repository only the files of a checkpoint are fetched (:func:`files_of`); weights are safetensors, never pickles.
+Of a repository only the files of a checkpoint or an adapter are fetched; weights are safetensors, never pickles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jielong.core.files import new_folder, write_bytes
 from jielong.core.version import __version__
 from jielong.data.licences import LICENCE
 from jielong.system.checkpoint import DESCRIPTION, STAGES
-from jielong.training.checkpoint import CHECKSUMS, RECIPE, WEIGHTS, CheckpointError, check_checksum, checksums_of
+from jielong.training.checkpoint import ADAPTER, CHECKSUMS, RECIPE, WEIGHTS, CheckpointError, check_checksum, checksums_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -30,12 +30,13 @@ log = logging.getLogger(HUB_LOG)
 ORIGIN = "hub.json"
 """The address that a pulled folder came from, with its commit."""
 NEEDED = (RECIPE, DESCRIPTION, WEIGHTS)
+"""Files of a checkpoint; of an adapter it is :data:`ADAPTER` alone."""
 CARD = ("README.md", "card.json", "evaluation.json", LICENCE, "metrics.jsonl", "summary.json", "loss.png")
 """Card and metrics of a checkpoint."""
 FILES = (*NEEDED, CHECKSUMS, *CARD)
 PICTURES = "samples/*.png"
 """Sample grids, of which the card shows one."""
-_OWN = (*FILES, PICTURES, *(f"{STAGES}/*/{name}" for name in (*NEEDED, CHECKSUMS, LICENCE)))
+_OWN = (*FILES, ADAPTER, PICTURES, *(f"{STAGES}/*/{name}" for name in (*NEEDED, CHECKSUMS, LICENCE)))
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _NAMED = 3
 """Files that are named in a message."""
@@ -46,19 +47,23 @@ TIMEOUT = 10.0
 
 
 @cache
-def fetch(address: HubAddress) -> Path:
-    """The folder of a checkpoint of the Hub in its cache, fetched if it is not there; one commit for each address in a process.
+def fetch(address: HubAddress, needed: tuple[str, ...] | None = NEEDED) -> Path:
+    """The folder of a repository of the Hub in its cache, fetched if it is not there; one commit for each address in a process.
 
     Without network, the commit that was fetched last is taken, and said.
 
+    Args:
+        address: Which.
+        needed: Files that it must have: those of a checkpoint, or :data:`ADAPTER`; ``None`` for either.
+
     Raises:
-        CheckpointError: if there is no such repository or revision, it cannot be read or is no checkpoint, or its files are damaged.
+        CheckpointError: if there is no such repository or revision, it cannot be read or lacks a file, or its files are damaged.
     """
     with explained(address):
-        folder = _snapshot(address, here=_from_cache(address))
+        folder = _snapshot(address, here=_from_cache(address, needed))
     if not address.pinned:
         log.info("%s is at commit %s", address, folder.name)
-    _check_complete([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], address)
+    _check_complete([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], address, needed)
     try:
         for path in sorted(folder.rglob(CHECKSUMS)):
             for name in checksums_of(path.parent):
@@ -83,7 +88,7 @@ def _snapshot(address: HubAddress, here: bool) -> Path:
     return Path(folder)
 
 
-def _from_cache(address: HubAddress) -> bool:
+def _from_cache(address: HubAddress, needed: tuple[str, ...] | None) -> bool:
     """Whether the files are taken from the cache: a commit that is there, or the last one where the Hub cannot be reached.
 
     What the repository holds is checked before anything is fetched.
@@ -99,7 +104,7 @@ def _from_cache(address: HubAddress) -> bool:
         log.warning("%s: %s; the cached commit is taken", address, _why(error))
         return True
     names = [each.rfilename for each in info.siblings or ()]
-    _check_complete(names, address)
+    _check_complete(names, address, needed)
     if pickles := [name for name in names if name.endswith(_PICKLES)]:
         more = f" and {len(pickles) - _NAMED} more" if len(pickles) > _NAMED else ""
         log.info("%s: pickles can run any code and are not fetched: %s%s", address, ", ".join(pickles[:_NAMED]), more)
@@ -121,14 +126,23 @@ def api(token: str | None = None) -> HfApi:
     return HfApi(token=token, library_name="jielong", library_version=__version__)
 
 
-def _check_complete(names: Sequence[str], address: HubAddress) -> None:
-    """Raise ``CheckpointError`` if the files of a repository are no checkpoint."""
-    missing = [name for name in NEEDED if name not in names]
-    if missing:
+def _check_complete(names: Sequence[str], address: HubAddress, needed: tuple[str, ...] | None) -> None:
+    """Raise ``CheckpointError`` if the files of a repository are no checkpoint, or no adapter."""
+    if needed is None:
+        needed = (ADAPTER,) if ADAPTER in names else NEEDED
+    missing = [name for name in needed if name not in names]
+    if not missing:
+        return
+    if ADAPTER in names:
+        raise CheckpointError(f"{address} holds an adapter, not a model: load the model that it was trained for, with --adapter {address}")
+    if ADAPTER in missing:
         raise CheckpointError(
-            f"{address} is no checkpoint of Jielong: the repository has no {missing[0]}. `jielong push` writes such repositories; "
-            "those of other programs are read by `jielong import`"
+            f"{address} is no adapter of Jielong: the repository has no {ADAPTER}. `jielong push` writes such repositories"
         )
+    raise CheckpointError(
+        f"{address} is no checkpoint of Jielong: the repository has no {missing[0]}. `jielong push` writes such repositories; "
+        "those of other programs are read by `jielong import`"
+    )
 
 
 @contextmanager
@@ -215,7 +229,7 @@ def pinned(recipe: Recipe, out: Path) -> Recipe:
 
 
 def pull(address: HubAddress, out: Path | None = None) -> Path:
-    """Fetch a checkpoint of the Hub, and copy it.
+    """Fetch a checkpoint or an adapter of the Hub, and copy it.
 
     Args:
         address: Which.
@@ -228,7 +242,7 @@ def pull(address: HubAddress, out: Path | None = None) -> Path:
         CheckpointError: as :func:`fetch`.
         StorageError: if the folder cannot be written, or exists.
     """
-    folder = fetch(address)
+    folder = fetch(address, None)
     if out is None:
         return folder
     with new_folder(out) as target:

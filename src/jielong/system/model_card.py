@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from jielong.config.hub_address import is_address, parse_address
 from jielong.config.schema import Recipe, Trained
 from jielong.core.json import JSON
 from jielong.data.joined import listed
 from jielong.data.licences import OWN, Terms
 from jielong.data.selection import chooses, split_name
+from jielong.system.adapters import AdapterRecord
 from jielong.system.inputs import condition_inputs
 
 CARD = "README.md"
@@ -97,13 +99,38 @@ class ModelCard:
         ]
         return ModelCardData(
             library_name="jielong",
-            license="unknown" if self.licence is None else SPDX[self.licence].removesuffix("-only").lower(),
+            license=_licence_tag(self.licence),
             pipeline_tag=task,
             tags=[self.kind, "generator" if recipe.trains_generator else "tokenizer"],
             datasets=sets or None,
             model_name=self.name,
             eval_results=results or None,
         )
+
+
+def adapter_card(record: AdapterRecord, title: str) -> str:
+    """The text of the card of an adapter, from what it records; ``title``: its heading."""
+    address = parse_address(record.base) if is_address(record.base) else None
+    metadata = ModelCardData(
+        library_name="jielong",
+        license=_licence_tag(record.base_licence if record.base_licence in SPDX else None),
+        tags=["adapter", record.method],
+        base_model=None if address is None else address.repository,
+        model_name=title,
+    )
+    learned = record.method if record.rank is None else f"{record.method}, rank {record.rank}"
+    rows = {"model": f"`{record.base}`", "method": learned, "pictures": f"{record.pictures}", "licence of the pictures": record.licence}
+    listing = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    sections = [f"An adapter of `{record.base}`, called `{record.name}`.", f"| | |\n|---|---|\n{listing}"]
+    if record.attributions:
+        sections.append("The licence of the model asks to name\n\n" + "\n".join(f"- {each}" for each in record.attributions))
+    body = "\n\n".join([f"# {title}", *sections])
+    return f"---\n{metadata.to_yaml().strip()}\n---\n\n{body}\n"
+
+
+def _licence_tag(licence: str | None) -> str:
+    """What Hugging Face calls a licence; ``unknown`` for none."""
+    return "unknown" if licence is None else SPDX[licence].removesuffix("-only").lower()
 
 
 def _set_names(joined: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A checkpoint to the Hugging Face Hub: everything is gathered and checked here before a repository is made or a byte is sent."""
+"""A checkpoint or an adapter to the Hugging Face Hub: all is gathered and checked before a repository is made or a byte is sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from jielong.config.hub_address import HubAddress, addresses_in, is_address
+from jielong.config.hub_address import HubAddress, addresses_in, is_address, parse_address
 from jielong.config.recipe import parse, read_file
 from jielong.config.schema import Recipe
 from jielong.config.zoo import zoo
@@ -21,22 +21,25 @@ from jielong.core.files import write_bytes
 from jielong.core.storage import size_words
 from jielong.data.licences import Licence
 from jielong.data.source import DataError
+from jielong.system.adapters import find_adapter, read_adapter
 from jielong.system.checkpoint import DESCRIPTION, STAGES, copy_stages, find, read_description
 from jielong.system.hub import FILES, OFFLINE, PICTURES, api, explained
 from jielong.system.model_card import CARD as README
-from jielong.system.model_card import ModelCard, licence_words
+from jielong.system.model_card import ModelCard, adapter_card, licence_words
 from jielong.system.verifying import verify
-from jielong.training.checkpoint import RECIPE, WEIGHTS, CheckpointError, checksums_of, write_checksums
+from jielong.training.checkpoint import ADAPTER, RECIPE, WEIGHTS, CheckpointError, checksums_of, write_checksums
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_OF_ADAPTERS = (RECIPE, "metrics.jsonl", "summary.json", "loss.png", README)
+"""What goes with an adapter from the folder of its run."""
 MESSAGE = "Upload a checkpoint of Jielong"
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A checkpoint on the Hub.
+    """A checkpoint or an adapter on the Hub.
 
     Attributes:
         address: Of the commit.
@@ -63,10 +66,10 @@ def push(
     message: str = MESSAGE,
     token: str | None = None,
 ) -> Pushed:
-    """Upload a checkpoint with its stages, card and metrics in one commit; the repository is made if there is none.
+    """Upload a checkpoint with its stages, or an adapter, with card and metrics in one commit; the repository is made if there is none.
 
     Args:
-        name_or_folder: A shipped model's name, or a checkpoint folder.
+        name_or_folder: A shipped model's name, a checkpoint folder, or an adapter: its name with ``@``, its file or its run's folder.
         repository: ``user/name``.
         private: Make a private repository.
         revision: A branch, made if there is none; the main branch by default.
@@ -74,7 +77,7 @@ def push(
         token: That may write; by default the one that the Hub's client finds (``hf auth login``, ``HF_TOKEN``).
 
     Raises:
-        CheckpointError: if the checkpoint is damaged, depends on one that others cannot have, or has no valid card; or the Hub cannot be
+        CheckpointError: if it is damaged, depends on one that others cannot have, or has no valid card; or the Hub cannot be
             reached or refuses it. Nothing was uploaded then, but perhaps an empty repository made.
     """
     from huggingface_hub import CommitOperationAdd, constants
@@ -115,6 +118,10 @@ def gathered(name_or_folder: str, title: str) -> Iterator[tuple[Path, list[str]]
     Raises:
         CheckpointError: as :func:`push`.
     """
+    if _is_adapter(name_or_folder):
+        with _gathered_adapter(name_or_folder, title) as gathered:
+            yield gathered
+        return
     source = find(name_or_folder)
     recipe = parse(read_file(source / RECIPE), str(source / RECIPE))
     notes = _check_alone(recipe, source, name_or_folder)
@@ -134,6 +141,36 @@ def gathered(name_or_folder: str, title: str) -> Iterator[tuple[Path, list[str]]
                 write_checksums(stage.parent, [WEIGHTS])
         notes += _complete_card(folder, recipe, title)
         yield folder, notes
+
+
+def _is_adapter(name: str) -> bool:
+    """Whether a name is that of an adapter: ``@me``, its file, or the folder of the run that trained it."""
+    path = Path(name)
+    return name.startswith("@") or (path / ADAPTER).is_file() or (path.suffix == Path(ADAPTER).suffix and path.is_file())
+
+
+@contextmanager
+def _gathered_adapter(name: str, title: str) -> Iterator[tuple[Path, list[str]]]:
+    """:func:`gathered` of an adapter."""
+    file = find_adapter(name)
+    record, notes = read_adapter(file).record, []
+    if record.base not in zoo() and not is_address(record.base):
+        notes.append(f"its model is {record.base}, a folder of this machine: nobody else can apply it unless that is pushed too")
+    elif is_address(record.base) and not parse_address(record.base).pinned:
+        notes.append(f"{record.base} may change, and the adapter belongs to its weights of today")
+    if record.pictures:
+        notes.append(f"it was trained on {record.pictures} pictures, whose licence is {record.licence}")
+    with tempfile.TemporaryDirectory(prefix="jielong-push-") as temporary:
+        folder = Path(temporary)
+        shutil.copyfile(file, folder / ADAPTER)
+        for path in (file.parent / each for each in _OF_ADAPTERS if file.name == ADAPTER):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+        write_checksums(folder, [ADAPTER])
+        if not (folder / README).is_file():
+            write_bytes(folder / README, adapter_card(record, title).encode())
+            notes.append(f"it has no {README}: one was written from what it records")
+        yield folder, notes + _check_metadata(folder / README)
 
 
 def _check_sound(name: str) -> None:
@@ -175,10 +212,16 @@ def _complete_card(folder: Path, recipe: Recipe, name: str) -> list[str]:
     Raises:
         CheckpointError: if the metadata are no valid YAML, or name another library.
     """
-    path, notes = folder / README, []
-    if not path.is_file():
-        write_bytes(path, str(_plain_card(folder, recipe, name)).encode())
+    notes = []
+    if not (folder / README).is_file():
+        write_bytes(folder / README, str(_plain_card(folder, recipe, name)).encode())
         notes.append(f"it has no {README}: one was written from its recipe")
+    return notes + _check_metadata(folder / README)
+
+
+def _check_metadata(path: Path) -> list[str]:
+    """Check the metadata of a card; what is said of them. Raises as :func:`_complete_card`."""
+    notes = []
     metadata = _metadata(path)
     if metadata.get("library_name") != "jielong" or not isinstance(metadata.get("tags"), list):
         raise CheckpointError(f"the metadata of {README} need `library_name: jielong` and `tags`: remove the file to have one written")

@@ -51,11 +51,16 @@ def prepare_blocks(model: nn.Module, settings: TrainSettings) -> None:
         if settings.compile:
             block.compile(backend=BACKEND)
     if settings.compile:
-        from torch._dynamo import config
+        allow_recompiling(len(blocks))
 
-        # A block that reads its number in the network, as of dropout, is compiled for itself.
-        config.recompile_limit = max(config.recompile_limit, 8 * len(blocks))
-        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 64 * len(blocks))
+
+def allow_recompiling(count: int) -> None:
+    """Raise the limits beyond which ``torch.compile`` leaves blocks as they are, for so many blocks."""
+    from torch._dynamo import config
+
+    # A block that reads its number in the network, as of dropout, is compiled for itself.
+    config.recompile_limit = max(config.recompile_limit, 8 * count)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 64 * count)
 
 
 class GraphBreaks:

@@ -9,6 +9,6 @@ import typer
 ADAPTER = typer.Option(
     "--adapter",
     metavar="NAME[:WEIGHT]",
-    help="An adapter by name or path, such as @me:0.8, from jielong personalise; repeatable: several are summed.",
+    help="An adapter by name, path or hf://USER/NAME, such as @me:0.8, from jielong personalise; repeatable: several are summed.",
 )
 Adapters = Annotated[list[str] | None, ADAPTER]

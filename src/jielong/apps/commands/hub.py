@@ -11,13 +11,13 @@ from jielong.apps.commands.screen import say
 
 
 def push(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A checkpoint folder, a run's, or a shipped model's name.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A checkpoint folder, a run's, a shipped model's name, or an adapter.")],
     repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="The repository, made if there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
     revision: Annotated[str | None, typer.Option(help="A branch, made if there is none; the main branch by default.")] = None,
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
 ) -> None:
-    """Upload a checkpoint with its stages, card and metrics to the Hugging Face Hub, after everything was checked."""
+    """Upload a checkpoint with its stages, or an adapter, with card and metrics to the Hugging Face Hub, after everything was checked."""
     from jielong.config.hub_address import PREFIX, HubAddressError, parse_address
     from jielong.system import pushing
 
@@ -38,7 +38,7 @@ def pull(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="hf://USER/NAME, or hf://USER/NAME@REVISION.")],
     out: Annotated[Path | None, typer.Option(help="A new folder for a copy; without it, the files stay in the Hub's cache.")] = None,
 ) -> None:
-    """Fetch a checkpoint from the Hugging Face Hub and verify it; every command takes its address as well."""
+    """Fetch a checkpoint or an adapter from the Hugging Face Hub and verify it; every command takes its address as well."""
     from jielong.config.hub_address import HubAddressError, parse_address
     from jielong.system import hub
 

@@ -25,19 +25,26 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting, such as train.lr=1e-3; repeatable.")]
 Data = Annotated[str | None, typer.Option(help="A data set's name or a path, or several with commas between, instead of the recipe's.")]
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, a YAML file, or a checkpoint folder.")]
+Name = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe's name, a YAML file, or a model: its name, folder or hf://USER/NAME.")
+]
 What = Annotated[
     str, typer.Argument(metavar="NAME", help="A recipe, a YAML file, a model, a checkpoint folder, or a part such as head.mean_flow.")
 ]
 
 
-def _folder_of(name: str) -> Path:
+def folder_of(name: str) -> Path:
     """What a name means, which may not exist; torch is imported for an address of the Hub alone."""
     if not is_address(name):
         return zoo().get(name, Path(name))
     from jielong.system import find
 
     return find(name)
+
+
+def source_of(name: str) -> str:
+    """What :func:`load` reads a recipe from: a built-in name, a file, or the folder of a model."""
+    return name if name in built_in() else str(folder_of(name)) if is_address(name) or name in zoo() else name
 
 
 def show(
@@ -47,7 +54,7 @@ def show(
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML: the whole recipe, or a part's settings to start from.")] = False,
 ) -> None:
     """Print the settings of a recipe, a model or a part; of recipes and models also derived sizes, with the source of each."""
-    folder = _folder_of(name)
+    folder = folder_of(name)
     if name not in built_in() and not folder.exists():
         place = find_place(name)
         if data is not None or overrides:

@@ -12,7 +12,8 @@ import typer
 from jielong.apps.commands.devices import Device, chosen_device
 from jielong.apps.commands.schedules import print_schedule
 from jielong.apps.commands.screen import say
-from jielong.apps.commands.showing import Data, Name, Overrides, prepared, print_settings, print_sizes
+from jielong.apps.commands.showing import Data, Name, Overrides, prepared, print_settings, print_sizes, source_of
+from jielong.config.hub_address import is_address, parse_address
 from jielong.config.recipe import load
 from jielong.config.runs import default_out, seconds_of, with_samples
 
@@ -45,9 +46,10 @@ def train(
     """Train a recipe, or resume a run that was stopped, by the same command."""
     seconds, trackers = budget_of(budget), [*(tracker or ()), *(["tensorboard"] if tensorboard else [])]
     changes = with_samples(overrides or (), samples)
-    settings = load(recipe, changes)
+    source = source_of(recipe)
+    settings = load(source, changes)
     if dry_run:
-        print_settings(settings, recipe, changes, data)
+        print_settings(settings, source, changes, data)
         print_schedule(settings, seconds)
         print_sizes(prepared(settings, data))
         return
@@ -59,7 +61,7 @@ def train(
 
     check_trackers(trackers)
     chosen = chosen_device(device, parallel=True)
-    folder = out or default_out(recipe, settings, data, changes)
+    folder = out or default_out(parse_address(recipe).name if is_address(recipe) else recipe, settings, data, changes)
 
     def announce() -> None:
         shared = f" in {launched_processes()} processes" if launched_processes() > 1 else ""
