@@ -2,7 +2,7 @@
 
     python benchmarks/mar.py                                     # speed only: random weights, 256 tokens of 16 channels
     python benchmarks/mar.py --checkpoint mar-faces              # speed at 256 tokens; speed and quality of the trained model
-    python benchmarks/mar.py --checkpoint mar-faces --count 64 --ways naive staged --rounds 1
+    python benchmarks/mar.py --checkpoint mar-faces --count 64 --ways naive mixed --rounds 1
     python benchmarks/mar.py --quick                             # a smoke run
 
 Naive sampling is that of MAR: 64 iterations of the whole backbone and NFE 100 per token, both doubled by guidance. All rows of a column

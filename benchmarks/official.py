@@ -131,7 +131,7 @@ def var_pair(quick: bool, folder: Path) -> Pair:
 def mar_pair(quick: bool, folder: Path) -> Pair:
     """MAR-B at 256 x 256 pixels, one picture of one class in 64 iterations, NFE 100 a token and guidance 2.9.
 
-    The fast settings are the row ``staged`` of benchmarks/mar.py, which compares their quality on a trained model. Tokens of random weights
+    The fast settings are the row ``mixed`` of benchmarks/mar.py, which compares their quality on a trained model. Tokens of random weights
     end far from those of trained ones; they are decoded at deviation 1.
     """
     theirs, scale, seed = reference("mar"), 2.9, 0
@@ -146,9 +146,9 @@ def mar_pair(quick: bool, folder: Path) -> Pair:
     system = imported(mar._model, weights, folder)
     naive = {"steps": iterations, "num_inference_steps": evaluations, "guidance": Guidance(scale=scale, kind="linear", counted="after")}
     settings = argparse.Namespace(
-        iterations=iterations, num_inference_steps=evaluations, guidance=scale, all_positions=False, ways=["staged"]
+        iterations=iterations, num_inference_steps=evaluations, guidance=scale, all_positions=False, ways=["mixed"]
     )
-    fast = next(row for name, row in masked_sampling.ways(settings, True, 1.0).items() if name.startswith("staged"))
+    fast = next(row for name, row in masked_sampling.ways(settings, True, 1.0).items() if name.startswith("mixed"))
 
     def drawn(**options: Any) -> Drawn:
         tokens = system.generate_tokens([1], seed=seed, **options)
