@@ -169,7 +169,7 @@ class Strategy:
     @property
     def seconds(self) -> str:
         """Seconds a sample alone, and in a batch of eight."""
-        return " / ".join(f"{each:.2f}" for each in (self.card.get("seconds") or {}).values())
+        return " / ".join(f"{each:.{3 if each < 0.02 else 2}f}" for each in (self.card.get("seconds") or {}).values())
 
     def made_of(self) -> Sequence[str]:
         """A row: the parts and the training."""

@@ -187,7 +187,7 @@ def _drawing(facts: Facts) -> dict[str, str]:
         parts = [f"{count:,} of the {part}" for part, count in facts.evaluations.items() if count]
         rows[f"network evaluations a {sample}"] = " and ".join(parts) or "none"
     if facts.seconds is not None:
-        times = [f"{seconds:.2f} in a batch of {batch}" for batch, seconds in facts.seconds.items()]
+        times = [f"{seconds:.{3 if seconds < 0.02 else 2}f} in a batch of {batch}" for batch, seconds in facts.seconds.items()]
         rows[f"seconds a {sample}"] = f"{', '.join(times)}; {facts.timed_on}, one thread"
     return rows
 
