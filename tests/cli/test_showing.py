@@ -247,6 +247,13 @@ def test_keys_and_their_choices_are_what_yaml_reads_them_as(family: str) -> None
         assert yaml.safe_load("".join(f"- {word}\n" for word in words)) == words
 
 
+def test_the_recipe_of_a_model_is_found_by_its_name_and_a_built_in_one_comes_first() -> None:
+    name, folder = next(iter(zoo().items()))
+    assert load(showing.source_of(name)) == load(str(folder))
+    assert showing.source_of("flow") == "flow"
+    assert showing.source_of("./flow") == "./flow"
+
+
 def test_a_place_that_is_none_is_refused() -> None:
     for name in ("", ".", "head.", "train.lr.x", "order.none"):
         with pytest.raises(RecipeError):

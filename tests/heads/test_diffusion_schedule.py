@@ -54,7 +54,7 @@ def test_steps_left_out_change_neither_the_noise_nor_the_time_of_those_kept(kind
 
 
 def test_more_steps_than_those_of_training_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"1001 steps: .* ask for at most 1000"):
+    with pytest.raises(ValueError, match=r"1001 sampling steps are more than the 1000 training steps of .* set at most 1000"):
         Schedule.of("linear").respaced(1001)
 
 

@@ -82,7 +82,7 @@ def test_the_other_kind_of_repository_is_refused(server: LocalHub, base: Path, a
 
 def test_nothing_is_sent_of_a_damaged_adapter(server: LocalHub, adapter: Path) -> None:
     (adapter / ADAPTER).write_bytes(b"not one")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"adapter\.safetensors"):
         push(str(adapter), "me/style")
     with pytest.raises(CheckpointError, match="there is no adapter called '@nobody'"):
         push("@nobody", "me/style")

@@ -90,8 +90,8 @@ class Schedule:
         """
         if steps > len(self):
             raise ValueError(
-                f"{steps} steps: sampling takes some of the steps of training, of which {len(self)} have the noise that it starts from or "
-                f"less: ask for at most {len(self)}"
+                f"{steps} sampling steps are more than the {len(self)} training steps of the noise schedule (up to `start`, if it is set): "
+                f"set at most {len(self)}"
             )
         if spacing == "linspace":
             index = torch.linspace(len(self) - 1, 0, steps, dtype=torch.float64).round().long().flip(0)

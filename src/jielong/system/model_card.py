@@ -74,9 +74,7 @@ class ModelCard:
 
     def __str__(self) -> str:
         """The text of the file."""
-        rows = "\n".join(f"| {name} | {value} |" for name, value in {**part_names(self.recipe), **self.rows}.items())
-        body = "\n\n".join([f"# {self.name}", self.title, f"| | |\n|---|---|\n{rows}", *self.sections])
-        return f"---\n{self._metadata().to_yaml().strip()}\n---\n\n{body}\n"
+        return _card(self._metadata(), self.name, self.title, {**part_names(self.recipe), **self.rows}, self.sections)
 
     def _metadata(self) -> ModelCardData:
         recipe = self.recipe
@@ -120,11 +118,15 @@ def adapter_card(record: AdapterRecord, title: str) -> str:
     )
     learned = record.method if record.rank is None else f"{record.method}, rank {record.rank}"
     rows = {"model": f"`{record.base}`", "method": learned, "pictures": f"{record.pictures}", "licence of the pictures": record.licence}
-    listing = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    sections = [f"An adapter of `{record.base}`, called `{record.name}`.", f"| | |\n|---|---|\n{listing}"]
-    if record.attributions:
-        sections.append("The licence of the model asks to name\n\n" + "\n".join(f"- {each}" for each in record.attributions))
-    body = "\n\n".join([f"# {title}", *sections])
+    attributions = "\n".join(f"- {each}" for each in record.attributions)
+    sections = [f"Attributions required by the licence of the model:\n\n{attributions}"] if attributions else []
+    return _card(metadata, title, f"An adapter of `{record.base}`, called `{record.name}`.", rows, sections)
+
+
+def _card(metadata: ModelCardData, name: str, summary: str, rows: Mapping[str, str], sections: Sequence[str]) -> str:
+    """The text of a card: metadata, heading, one line, a table, and paragraphs."""
+    table = "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+    body = "\n\n".join([f"# {name}", summary, table, *sections])
     return f"---\n{metadata.to_yaml().strip()}\n---\n\n{body}\n"
 
 

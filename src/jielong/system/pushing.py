@@ -207,11 +207,7 @@ def _check_alone(recipe: Recipe, source: Path, name: str) -> list[str]:
 
 
 def _complete_card(folder: Path, recipe: Recipe, name: str) -> list[str]:
-    """Check the metadata of the card, and write a card where there is none; what is said of it.
-
-    Raises:
-        CheckpointError: if the metadata are no valid YAML, or name another library.
-    """
+    """Write a card where there is none, and validate its metadata (:func:`_check_metadata`); returns notes for the user."""
     notes = []
     if not (folder / README).is_file():
         write_bytes(folder / README, str(_plain_card(folder, recipe, name)).encode())
@@ -220,7 +216,11 @@ def _complete_card(folder: Path, recipe: Recipe, name: str) -> list[str]:
 
 
 def _check_metadata(path: Path) -> list[str]:
-    """Check the metadata of a card; what is said of them. Raises as :func:`_complete_card`."""
+    """Validate the metadata of a card; returns notes for the user.
+
+    Raises:
+        CheckpointError: if the metadata are no valid YAML, or name another library.
+    """
     notes = []
     metadata = _metadata(path)
     if metadata.get("library_name") != "jielong" or not isinstance(metadata.get("tags"), list):

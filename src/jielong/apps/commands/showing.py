@@ -44,7 +44,8 @@ def folder_of(name: str) -> Path:
 
 def source_of(name: str) -> str:
     """What :func:`load` reads a recipe from: a built-in name, a file, or the folder of a model."""
-    return name if name in built_in() else str(folder_of(name)) if is_address(name) or name in zoo() else name
+    is_model = name not in built_in() and (is_address(name) or name in zoo())
+    return str(folder_of(name)) if is_model else name
 
 
 def show(
